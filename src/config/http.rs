@@ -1,0 +1,66 @@
+//! `[http]`: where browsers come.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use ::url::Url;
+
+use super::address;
+use super::problem::Reported;
+use super::section::Section;
+use super::value::parsed;
+
+/// The public HTTP listener.
+#[derive(Debug)]
+pub struct Http {
+    /// Where to listen; port 0 lets the system choose.
+    pub listen: SocketAddr,
+    /// What browsers and providers know the listener as: no query, no fragment, no user
+    /// information; a path prefix with or without a final slash.
+    pub public_url: Url,
+}
+
+pub(super) fn read(mut section: Section<'_>) -> Result<Http, Reported> {
+    let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 8080));
+    let listen = section.or("listen", default, parsed(address::listen));
+    let public_url = section.required(
+        "public_url",
+        "write the URL by which browsers reach http.listen",
+        parsed(address::base),
+    );
+    section.finish();
+    Ok(Http { listen: listen?, public_url: public_url? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::testing;
+
+    fn http(text: &str) -> Result<Http, String> {
+        testing::read(text, |root| root.section("http").and_then(read))
+    }
+
+    #[test]
+    fn a_path_prefix_is_kept() {
+        let http = http("http.public_url = 'https://example.com/broker'").expect("a section");
+        assert_eq!(http.listen.to_string(), "127.0.0.1:8080");
+        assert_eq!(http.public_url.as_str(), "https://example.com/broker");
+    }
+
+    #[test]
+    fn the_public_url_is_required_and_secure() {
+        assert_eq!(
+            http("").expect_err("problems"),
+            "http.public_url: is required; write the URL by which browsers reach http.listen"
+        );
+        assert!(http("http.public_url = 'http://localhost:8080'").is_ok());
+        assert_eq!(
+            http("http.public_url = 'http://broker.example.com'").expect_err("problems"),
+            "http.public_url: must be an absolute https URL; http is allowed on loopback only"
+        );
+        assert_eq!(
+            http("http.public_url = 'https://broker.example.com/?a'").expect_err("problems"),
+            "http.public_url: must have no query; remove the ? and what follows"
+        );
+    }
+}

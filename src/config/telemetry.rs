@@ -1,0 +1,68 @@
+//! `[telemetry]`: what the service tells about itself.
+
+use tracing_subscriber::EnvFilter;
+
+use super::problem::Reported;
+use super::section::Section;
+use super::value::{choice, parsed};
+
+/// Keys of later versions.
+const UNSUPPORTED: [&str; 1] = ["otlp_endpoint"];
+
+/// The log.
+#[derive(Debug)]
+pub struct Telemetry {
+    /// What is logged: directives of [`EnvFilter`], which take them for sure.
+    pub log: String,
+    /// How a line of the log looks.
+    pub log_format: LogFormat,
+}
+
+/// How a line of the log looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// A JSON object, for machines.
+    Json,
+    /// Text, for people.
+    Text,
+}
+
+pub(super) fn read(mut section: Section<'_>) -> Result<Telemetry, Reported> {
+    let log = section.or("log", "info".to_owned(), parsed(filter));
+    let options = [("json", LogFormat::Json), ("text", LogFormat::Text)];
+    let log_format = section.or("log_format", LogFormat::Json, choice(&options));
+    section.refuse(&UNSUPPORTED);
+    section.finish();
+    Ok(Telemetry { log: log?, log_format: log_format? })
+}
+
+fn filter(text: &str) -> Result<String, String> {
+    EnvFilter::try_new(text)
+        .map(|_| text.to_owned())
+        .map_err(|_| "must be log directives, such as \"info,token_broker=debug\"".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::testing;
+
+    fn telemetry(text: &str) -> Result<Telemetry, String> {
+        testing::read(text, |root| root.section("telemetry").and_then(read))
+    }
+
+    #[test]
+    fn the_log() {
+        let default = telemetry("").expect("a section");
+        assert_eq!((default.log.as_str(), default.log_format), ("info", LogFormat::Json));
+        let text = "telemetry = { log = 'warn,token_broker=trace', log_format = 'text' }";
+        assert_eq!(telemetry(text).expect("a section").log_format, LogFormat::Text);
+        let text = "telemetry = { log = 'a=b=c', log_format = 'xml', otlp_endpoint = 'x' }";
+        assert_eq!(
+            telemetry(text).expect_err("problems"),
+            "telemetry.log: must be log directives, such as \"info,token_broker=debug\"\n\
+             telemetry.log_format: must be \"json\" or \"text\"\n\
+             telemetry.otlp_endpoint: is not supported by this version yet; remove it"
+        );
+    }
+}

@@ -1,0 +1,5 @@
+//! Sealing at rest, keyed derivations, and the source of randomness.
+
+pub mod keyring;
+pub mod random;
+pub mod sealed;

@@ -1,0 +1,162 @@
+//! Scripted answers and pauses, for tests.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+use tokio::sync::watch;
+
+/// The endpoints whose answers can be scripted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScriptedEndpoint {
+    /// `POST /token`.
+    Token,
+    /// `POST /revoke`.
+    Revoke,
+}
+
+/// An answer that one call gets instead of the provider's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScriptedAnswer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The `Content-Type`; none is sent where it is empty.
+    pub content_type: String,
+    /// The body, sent as it is.
+    pub body: String,
+    /// Whether the call takes effect first, and only its own answer is lost: a code is spent, a
+    /// refresh token rotates, a token is revoked.
+    pub after_processing: bool,
+    /// How long the answer is held back, after the effect if there is one.
+    pub delay: Option<Duration>,
+    /// More headers.
+    pub headers: Vec<(String, String)>,
+}
+
+impl ScriptedAnswer {
+    /// An answer in JSON, at once, instead of processing.
+    #[must_use]
+    pub fn json(status: u16, body: impl Into<String>) -> Self {
+        Self {
+            status,
+            content_type: "application/json".to_owned(),
+            body: body.into(),
+            after_processing: false,
+            delay: None,
+            headers: Vec::new(),
+        }
+    }
+}
+
+impl IntoResponse for ScriptedAnswer {
+    fn into_response(self) -> Response {
+        let mut builder = Response::builder().status(self.status);
+        if !self.content_type.is_empty() {
+            builder = builder.header(CONTENT_TYPE, self.content_type);
+        }
+        for (name, value) in self.headers {
+            builder = builder.header(name, value);
+        }
+        builder.body(Body::from(self.body)).unwrap_or_else(|error| {
+            tracing::error!(error.message = %error, "a scripted answer is no HTTP response");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        })
+    }
+}
+
+/// Answers a call: by its script where it has one.
+pub(super) async fn answer(
+    scripted: Option<ScriptedAnswer>,
+    processing: impl Future<Output = Response>,
+) -> Response {
+    let Some(scripted) = scripted else {
+        return processing.await;
+    };
+    if scripted.after_processing {
+        drop(processing.await);
+    }
+    if let Some(delay) = scripted.delay {
+        tokio::time::sleep(delay).await;
+    }
+    scripted.into_response()
+}
+
+/// What tests have asked for.
+#[derive(Default)]
+pub(super) struct Faults {
+    token_scripts: Mutex<VecDeque<ScriptedAnswer>>,
+    revoke_scripts: Mutex<VecDeque<ScriptedAnswer>>,
+    /// How many guards hold the token endpoint.
+    pauses: watch::Sender<usize>,
+    /// How many token calls have arrived.
+    token_calls: watch::Sender<usize>,
+}
+
+impl Faults {
+    pub(super) fn script(&self, endpoint: ScriptedEndpoint, answer: ScriptedAnswer) {
+        let queue = match endpoint {
+            ScriptedEndpoint::Token => &self.token_scripts,
+            ScriptedEndpoint::Revoke => &self.revoke_scripts,
+        };
+        queue.lock().unwrap_or_else(PoisonError::into_inner).push_back(answer);
+    }
+
+    /// Counts a token call, wakes whoever waits for it, and gives it its script.
+    pub(super) fn token_call_arrived(&self) -> Option<ScriptedAnswer> {
+        let scripted = next(&self.token_scripts);
+        self.token_calls.send_modify(|calls| *calls += 1);
+        scripted
+    }
+
+    /// Gives a revocation call its script.
+    pub(super) fn revoke_call_arrived(&self) -> Option<ScriptedAnswer> {
+        next(&self.revoke_scripts)
+    }
+
+    /// Waits until no guard holds the token endpoint.
+    pub(super) async fn token_endpoint_runs(&self) {
+        let mut pauses = self.pauses.subscribe();
+        // An error would mean that the sender is gone, but `self` has it.
+        drop(pauses.wait_for(|pauses| *pauses == 0).await);
+    }
+
+    /// Waits until so many token calls have arrived.
+    pub(super) async fn wait_for_token_calls(&self, n: usize) {
+        let mut calls = self.token_calls.subscribe();
+        drop(calls.wait_for(|calls| *calls >= n).await);
+    }
+}
+
+fn next(queue: &Mutex<VecDeque<ScriptedAnswer>>) -> Option<ScriptedAnswer> {
+    queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+}
+
+/// Token calls wait while one of these is held.
+#[must_use = "the pause ends when the guard is dropped"]
+pub struct PauseGuard {
+    faults: Arc<Faults>,
+}
+
+impl PauseGuard {
+    pub(super) fn new(faults: Arc<Faults>) -> Self {
+        faults.pauses.send_modify(|pauses| *pauses += 1);
+        Self { faults }
+    }
+}
+
+impl Drop for PauseGuard {
+    fn drop(&mut self) {
+        self.faults.pauses.send_modify(|pauses| *pauses -= 1);
+    }
+}
+
+impl fmt::Debug for PauseGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PauseGuard").finish_non_exhaustive()
+    }
+}

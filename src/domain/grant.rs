@@ -1,0 +1,142 @@
+//! What an authorization left: the tokens of one user at one provider.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::id::Id;
+use super::name::Name;
+use super::scope::Scopes;
+use super::time::Timestamp;
+
+/// Names one grant. The namespace comes from the caller's credential, never from a request.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct GrantKey {
+    /// Whose grants.
+    pub namespace: Name,
+    /// Where.
+    pub provider: Name,
+    /// Who, in the bot's terms.
+    pub subject: Subject,
+    /// Which of the subject's accounts.
+    pub account: Account,
+}
+
+impl fmt::Debug for GrantKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{:?}/{:?}", self.namespace, self.provider, self.subject, self.account)
+    }
+}
+
+/// A chat user, in the bot's own terms: 1 to 255 bytes, no control characters.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Subject(String);
+
+/// Tells several accounts of one subject at one provider apart: at most 63 bytes, no control
+/// characters; empty for the only one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Account(String);
+
+impl Subject {
+    /// The longest subject, in bytes.
+    pub const MAX_BYTES: usize = 255;
+
+    /// Parses a subject. Absent where it is empty, too long or has a control character.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        (!text.is_empty() && is_label(text, Self::MAX_BYTES)).then(|| Self(text.to_owned()))
+    }
+
+    /// The subject as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Account {
+    /// The longest account label, in bytes.
+    pub const MAX_BYTES: usize = 63;
+
+    /// Parses an account label. Absent where it is too long or has a control character.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        is_label(text, Self::MAX_BYTES).then(|| Self(text.to_owned()))
+    }
+
+    /// The label as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn is_label(text: &str, max_bytes: usize) -> bool {
+    text.len() <= max_bytes && !text.contains(char::is_control)
+}
+
+/// Which edition of a grant's tokens: a commit names the version it read and moves it.
+/// Neither part is ever used again for the same row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Version {
+    /// Moves with every new authorization of the key.
+    pub generation: i64,
+    /// Moves with every new token.
+    pub token_version: i64,
+}
+
+/// Whether the broker can go on using the grant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GrantState {
+    /// It can.
+    Active,
+    /// The provider no longer takes the refresh token: the user must authorize again.
+    ReauthorizationRequired,
+}
+
+/// A grant without its tokens.
+#[derive(Debug, Clone)]
+pub struct Grant {
+    /// The row.
+    pub id: Id,
+    /// Whose, where.
+    pub key: GrantKey,
+    /// Usable or not.
+    pub state: GrantState,
+    /// Which edition of the tokens this is.
+    pub version: Version,
+    /// What the provider granted.
+    pub scopes: Scopes,
+    /// Who the user is at the provider. Empty where it does not tell.
+    pub identity: String,
+    /// What the provider said besides; never a secret.
+    pub provider_values: BTreeMap<String, String>,
+    /// When the user authorized.
+    pub created_at: Timestamp,
+    /// When the access token was last obtained.
+    pub issued_at: Timestamp,
+    /// When the access token expires. Absent: the provider gave no lifetime.
+    pub expires_at: Option<Timestamp>,
+    /// Whether there is a refresh token.
+    pub refreshable: bool,
+    /// How many refreshes failed in a row.
+    pub failures: u32,
+    /// Before when no refresh is tried, after failures.
+    pub next_attempt_at: Option<Timestamp>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subjects_and_accounts_are_bounded() {
+        assert!(Subject::parse("acme.rocket.chat/u123").is_some());
+        assert!(Subject::parse(&"ä".repeat(127)).is_some());
+        assert!(Subject::parse(&"ä".repeat(128)).is_none());
+        assert!(Subject::parse("").is_none());
+        assert!(Subject::parse("a\nb").is_none());
+        assert!(Subject::parse("a\u{85}b").is_none());
+        assert!(Account::parse("").is_some());
+        assert!(Account::parse(&"a".repeat(64)).is_none());
+    }
+}

@@ -1,0 +1,128 @@
+//! Scopes (RFC 6749 section 3.3).
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+/// A set of scope tokens, in order of their bytes, so that equal sets are written the same.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub struct Scopes(BTreeSet<String>);
+
+/// A text that is no scope token: empty, longer than 255 bytes, or with a character outside
+/// `%x21 / %x23-5B / %x5D-7E` (RFC 6749 section 3.3).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no scope: 1 to 255 printable ASCII characters without space, quote and backslash")]
+pub struct InvalidScope(pub String);
+
+impl Scopes {
+    /// The longest scope token, in bytes.
+    pub const MAX_BYTES: usize = 255;
+
+    /// Takes scope tokens from a caller or an operator.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidScope`] with the first text that is none.
+    pub fn parse<T: AsRef<str>>(tokens: impl IntoIterator<Item = T>) -> Result<Self, InvalidScope> {
+        tokens
+            .into_iter()
+            .map(|token| {
+                let token = token.as_ref();
+                let plain = token.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e));
+                if token.is_empty() || token.len() > Self::MAX_BYTES || !plain {
+                    return Err(InvalidScope(token.to_owned()));
+                }
+                Ok(token.to_owned())
+            })
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+
+    /// Reads what a provider reports: tokens separated by white space or commas. Never fails, for
+    /// an odd scope must not cost a token.
+    #[must_use]
+    pub fn from_provider(text: &str) -> Self {
+        Self(
+            text.split(|c: char| c.is_whitespace() || c == ',')
+                .filter(|token| !token.is_empty())
+                .map(str::to_owned)
+                .collect(),
+        )
+    }
+
+    /// The scopes of either set.
+    #[must_use]
+    pub fn union(&self, other: &Self) -> Self {
+        Self(self.0.union(&other.0).cloned().collect())
+    }
+
+    /// The scopes of this set that `granted` lacks.
+    #[must_use]
+    pub fn missing_from(&self, granted: &Self) -> Vec<String> {
+        self.0.difference(&granted.0).cloned().collect()
+    }
+
+    /// Whether there is no scope.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The scopes in order.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+
+    /// The scopes as a list.
+    #[must_use]
+    pub fn to_vec(&self) -> Vec<String> {
+        self.0.iter().cloned().collect()
+    }
+}
+
+/// Joined by single spaces, as on the wire (RFC 6749 section 3.3).
+impl fmt::Display for Scopes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, scope) in self.iter().enumerate() {
+            if index > 0 {
+                f.write_str(" ")?;
+            }
+            f.write_str(scope)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Scopes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{self}\"")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_provider_reports_is_read_with_any_separator() {
+        let expected = Scopes::parse(["email", "profile"]).expect("scopes");
+        for text in ["email profile", "profile,email", " profile , email ", "email\nprofile"] {
+            assert_eq!(Scopes::from_provider(text), expected, "{text:?}");
+        }
+        assert_eq!(expected.to_string(), "email profile");
+    }
+
+    #[test]
+    fn a_caller_cannot_smuggle_a_separator() {
+        for text in ["", "a b", "a\"b", "a\\b", "a\n", "ä"] {
+            assert_eq!(Scopes::parse([text]), Err(InvalidScope(text.to_owned())), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn missing_scopes_are_named() {
+        let granted = Scopes::from_provider("a b");
+        let asked = Scopes::from_provider("b c");
+        assert_eq!(asked.missing_from(&granted), ["c"]);
+        assert_eq!(asked.union(&granted).to_string(), "a b c");
+    }
+}

@@ -1,0 +1,5 @@
+//! token-broker
+
+pub mod crypto;
+pub mod domain;
+pub mod storage;

@@ -1,0 +1,93 @@
+//! What the broker keeps, in SQLite or PostgreSQL.
+//!
+//! Each change of state is one statement, or one transaction that names every statement in order.
+//! Tokens are sealed and opened here and nowhere else.
+
+mod authorizations;
+mod clock;
+mod connect;
+mod entity;
+mod error;
+mod grants;
+mod revocations;
+mod seal;
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use sea_orm::{
+    DatabaseConnection, DatabaseTransaction, SqliteTransactionMode, TransactionOptions,
+    TransactionTrait,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+pub use authorizations::{Awaiting, NewAuthorization, Seen};
+pub use clock::Clock;
+pub use connect::{MigrationStatus, Settings};
+pub use error::StorageError;
+pub use grants::{Committed, Held, LEASE, Lease, ListFilter, ListPosition, Revoked, SubjectFilter};
+pub use revocations::{Disposal, Revocation};
+
+use crate::crypto::keyring::Keyring;
+use crate::crypto::random::Random;
+
+/// The database, with the keyring that seals what goes in.
+pub struct Storage {
+    db: DatabaseConnection,
+    clock: Clock,
+    keyring: Arc<Keyring>,
+    random: Random,
+    /// SQLite has one writer. Writers queue here, in order of arrival, instead of polling for the
+    /// file lock until `busy_timeout`.
+    writer: Option<Arc<Semaphore>>,
+    /// Tells that this process serves an SQLite file; released when dropped.
+    _serving: Option<std::fs::File>,
+}
+
+/// A transaction that may write.
+struct Write {
+    transaction: DatabaseTransaction,
+    _turn: Option<OwnedSemaphorePermit>,
+}
+
+impl Storage {
+    /// The turn to write; PostgreSQL needs none.
+    async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        match &self.writer {
+            Some(writer) => Arc::clone(writer).acquire_owned().await.ok(),
+            None => None,
+        }
+    }
+
+    /// Begins a transaction that may write. On SQLite it takes the file lock at once (`BEGIN
+    /// IMMEDIATE`), for a reader that becomes a writer half-way cannot wait and fails.
+    async fn begin(&self) -> Result<Write, StorageError> {
+        let turn = self.turn().await;
+        let options = TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..TransactionOptions::default()
+        };
+        let transaction = self.db.begin_with_options(options).await?;
+        Ok(Write { transaction, _turn: turn })
+    }
+}
+
+impl Write {
+    async fn commit(self) -> Result<(), StorageError> {
+        Ok(self.transaction.commit().await?)
+    }
+}
+
+impl Deref for Write {
+    type Target = DatabaseTransaction;
+
+    fn deref(&self) -> &DatabaseTransaction {
+        &self.transaction
+    }
+}
+
+impl std::fmt::Debug for Storage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Storage").field("db", &self.db).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,185 @@
+//! Opening a database, and bringing its schema up to date.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use migrations::{Migrator, MigratorTrait};
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DbBackend};
+use sea_orm::sea_query::Query;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::Semaphore;
+
+use super::clock::Clock;
+use super::{Storage, StorageError};
+use crate::crypto::keyring::Keyring;
+use crate::crypto::random::Random;
+use crate::domain::time::Timestamp;
+
+/// How long a statement on SQLite waits for another process (a command beside `serve`).
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a call waits for a connection before the database counts as out of reach.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How to open a database.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `sqlite://…` or `postgres://…`; may hold a password.
+    pub url: SecretString,
+    /// The size of the pool.
+    pub max_connections: u32,
+    /// Where statements take the time from.
+    pub clock: Clock,
+}
+
+/// Which migrations have been applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MigrationStatus {
+    /// Steps that the database has.
+    pub applied: Vec<String>,
+    /// Steps that it lacks.
+    pub pending: Vec<String>,
+}
+
+impl Storage {
+    /// Opens a database for a command that may run beside `serve`.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] where it cannot be reached.
+    pub async fn connect(
+        settings: &Settings,
+        keyring: Arc<Keyring>,
+        random: Random,
+    ) -> Result<Self, StorageError> {
+        let mut options = ConnectOptions::new(settings.url.expose_secret());
+        options
+            .max_connections(settings.max_connections)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            // Statements are logged by their spans where wanted; values never.
+            .sqlx_logging(false)
+            .record_stmt_in_spans(false)
+            .map_sqlx_sqlite_opts(|sqlite| {
+                use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+                sqlite
+                    .journal_mode(SqliteJournalMode::Wal)
+                    // FULL: a refresh token that was committed must outlive a power cut.
+                    .synchronous(SqliteSynchronous::Full)
+                    .busy_timeout(BUSY_TIMEOUT)
+                    // What is deleted or replaced leaves no bytes behind in the file.
+                    .pragma("secure_delete", "ON")
+                    .foreign_keys(true)
+            });
+        let db = Database::connect(options).await?;
+        let is_sqlite = db.get_database_backend() == DbBackend::Sqlite;
+        Ok(Self {
+            db,
+            clock: settings.clock.clone(),
+            keyring,
+            random,
+            writer: is_sqlite.then(|| Arc::new(Semaphore::new(1))),
+            _serving: None,
+        })
+    }
+
+    /// Takes note that this process serves an SQLite file, for as long as this value lives. Two
+    /// processes on one file would each think themselves alone in the cache and the outbox.
+    ///
+    /// # Errors
+    ///
+    /// The reason, for the operator, where another process serves it or the lock file cannot be
+    /// made.
+    pub fn serve_alone(mut self, settings: &Settings) -> Result<Self, String> {
+        if let Some(path) = sqlite_path(settings.url.expose_secret()) {
+            let mut lock_path = path.clone().into_os_string();
+            lock_path.push(".serving");
+            let lock_path = PathBuf::from(lock_path);
+            let lock = File::create(&lock_path)
+                .map_err(|error| format!("cannot create {}: {error}", lock_path.display()))?;
+            lock.try_lock().map_err(|_| {
+                format!(
+                    "another process serves {}: stop it first, or use PostgreSQL for several \
+                     replicas",
+                    path.display()
+                )
+            })?;
+            self._serving = Some(lock);
+        }
+        Ok(self)
+    }
+
+    /// Applies the migrations that are missing.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] where a step fails; what came before it stays applied.
+    pub async fn migrate(&self) -> Result<(), StorageError> {
+        let _turn = self.turn().await;
+        Ok(Migrator::up(&self.db, None).await?)
+    }
+
+    /// Tells which migrations have been applied. Changes nothing, save that a new database gets
+    /// the table that records them.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] where the database cannot be read.
+    pub async fn migration_status(&self) -> Result<MigrationStatus, StorageError> {
+        let names = |steps: Vec<_>| {
+            steps.iter().map(|step: &sea_orm_migration::Migration| step.name().to_owned()).collect()
+        };
+        Ok(MigrationStatus {
+            applied: names(Migrator::get_applied_migrations(&self.db).await?),
+            pending: names(Migrator::get_pending_migrations(&self.db).await?),
+        })
+    }
+
+    /// The time on the database's clock; also tells whether the database answers.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] where it does not.
+    pub async fn now(&self) -> Result<Timestamp, StorageError> {
+        let mut select = Query::select();
+        select.expr_as(self.clock.now(self.db.get_database_backend()), "now");
+        let row = self
+            .db
+            .query_one(&select)
+            .await?
+            .ok_or_else(|| StorageError::damaged("none", "SELECT gave no row"))?;
+        Ok(Timestamp::from_millis(row.try_get("", "now")?))
+    }
+
+    /// Closes the pool, so that SQLite folds its log into the database file.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] where a connection does not close.
+    pub async fn close(&self) -> Result<(), StorageError> {
+        Ok(self.db.close_by_ref().await?)
+    }
+}
+
+/// The file of an SQLite URL. Absent for a database in memory, and for PostgreSQL.
+fn sqlite_path(url: &str) -> Option<PathBuf> {
+    let rest = url.strip_prefix("sqlite:")?;
+    let rest = rest.strip_prefix("//").unwrap_or(rest);
+    let path = rest.split_once('?').map_or(rest, |(path, _)| path);
+    (!path.is_empty() && path != ":memory:").then(|| Path::new(path).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_of_an_sqlite_url() {
+        let path = |url| sqlite_path(url).map(|path| path.display().to_string());
+        assert_eq!(path("sqlite://broker.db?mode=rwc").as_deref(), Some("broker.db"));
+        assert_eq!(path("sqlite:///var/lib/broker.db").as_deref(), Some("/var/lib/broker.db"));
+        assert_eq!(path("sqlite::memory:"), None);
+        assert_eq!(path("postgres://localhost/broker"), None);
+    }
+}

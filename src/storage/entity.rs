@@ -1,0 +1,7 @@
+//! SeaORM models of the tables. They stay in this layer.
+
+pub(super) mod access_tokens;
+pub(super) mod authorization_attempts;
+pub(super) mod authorizations;
+pub(super) mod grants;
+pub(super) mod revocations;

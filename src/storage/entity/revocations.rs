@@ -1,0 +1,26 @@
+//! The outbox: tokens that are still to be revoked at their provider.
+
+use sea_orm::entity::prelude::*;
+
+#[sea_orm::model]
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "revocations")]
+pub struct Model {
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub id: Vec<u8>,
+    pub created_at: i64,
+    pub namespace: String,
+    pub provider: String,
+    pub subject: String,
+    pub account: String,
+    pub identity: String,
+    pub kind: String,
+    /// Sealed.
+    pub token: Vec<u8>,
+    pub attempts: i64,
+    pub next_attempt_at: i64,
+    pub expires_at: i64,
+    pub last_error: Option<String>,
+}
+
+impl ActiveModelBehavior for ActiveModel {}

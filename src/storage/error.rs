@@ -1,0 +1,63 @@
+//! What can go wrong with storage. An absent row is no error.
+
+use std::sync::Arc;
+
+use sea_orm::{DbErr, SqlErr};
+
+use crate::crypto::keyring::OpenError;
+
+/// Why storage did not do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StorageError {
+    /// The database cannot be reached, or refused the statement.
+    #[error("database: {0}")]
+    Database(Arc<DbErr>),
+    /// A row is sealed with a key that this replica does not have. Another replica may have it, so
+    /// the row stays as it is.
+    #[error("a row of {table} is sealed with the key {key_id:?}, which is not in this keyring")]
+    UnknownKey {
+        /// The table.
+        table: &'static str,
+        /// The key that is missing.
+        key_id: String,
+    },
+    /// A row does not open or is not of the form that this version writes.
+    #[error("a row of {table} is damaged: {reason}")]
+    Damaged {
+        /// The table.
+        table: &'static str,
+        /// What is wrong with it. Never a value.
+        reason: String,
+    },
+}
+
+impl From<DbErr> for StorageError {
+    fn from(error: DbErr) -> Self {
+        Self::Database(Arc::new(error))
+    }
+}
+
+impl StorageError {
+    pub(super) fn open(table: &'static str, error: OpenError) -> Self {
+        match error {
+            OpenError::UnknownKey(key_id) => Self::UnknownKey { table, key_id },
+            OpenError::Forged => Self::damaged(table, "altered, or sealed for another place"),
+        }
+    }
+
+    pub(super) fn damaged(table: &'static str, reason: impl Into<String>) -> Self {
+        Self::Damaged { table, reason: reason.into() }
+    }
+
+    /// Whether another row already has the unique key.
+    pub(super) fn is_unique_violation(&self) -> bool {
+        matches!(self, Self::Database(error)
+            if matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))))
+    }
+
+    /// Whether the same call may succeed later.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        !matches!(self, Self::Damaged { .. })
+    }
+}

@@ -1,0 +1,292 @@
+//! The outbox: tokens that are still to be revoked at their provider.
+
+use std::time::Duration;
+
+use sea_orm::sea_query::{Expr, ExprTrait, LockBehavior, LockType, Query, SelectStatement};
+use sea_orm::{ActiveModelTrait, ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter};
+use secrecy::SecretString;
+
+use super::entity::{authorizations, revocations};
+use super::grants::living_grant_exists;
+use super::{Storage, StorageError, Write};
+use crate::crypto::sealed::Place;
+use crate::domain::grant::GrantKey;
+use crate::domain::id::Id;
+use crate::domain::time::{Timestamp, millis};
+use crate::domain::token::{DoomedToken, RawAnswer, TokenKind};
+
+const REVOCATIONS: &str = "revocations";
+
+/// How long whoever claimed an entry has for one attempt before another may try.
+const ATTEMPT: Duration = Duration::from_secs(15);
+
+/// How long the broker goes on trying for a token whose lifetime it does not know.
+const LONGEST: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// How tokens of one provider are disposed of.
+#[derive(Clone, Copy)]
+pub struct Disposal<'a> {
+    /// Whether the provider has a way to revoke. Without one they are deleted alone.
+    pub revocable: bool,
+    /// Reads the tokens of an answer that was never confirmed.
+    pub read: &'a (dyn Fn(&RawAnswer, Timestamp) -> Vec<DoomedToken> + Send + Sync),
+}
+
+/// An entry of the outbox, claimed for one attempt.
+#[derive(Debug, Clone)]
+pub struct Revocation {
+    /// The row.
+    pub id: Id,
+    /// Whose token it was; tells the provider.
+    pub key: GrantKey,
+    /// Which of the two.
+    pub kind: TokenKind,
+    /// The token.
+    pub token: SecretString,
+    /// Attempts so far, this one included.
+    pub attempts: u32,
+}
+
+/// Tokens of one key that are to be revoked.
+pub(super) struct NewRevocations<'a> {
+    pub(super) key: &'a GrantKey,
+    pub(super) identity: &'a str,
+    pub(super) tokens: Vec<DoomedToken>,
+}
+
+impl Storage {
+    /// Puts tokens without a grant into the outbox, claimed by the caller for a first attempt.
+    ///
+    /// While their key has a living grant, or one that is being exchanged or confirmed, they are
+    /// deleted instead: at many providers a revocation reaches every token of the user and client
+    /// (RFC 7009 section 2.1), and so would end that grant.
+    pub(super) async fn dispose(
+        &self,
+        write: &Write,
+        new: NewRevocations<'_>,
+        disposal: &Disposal<'_>,
+    ) -> Result<Vec<Revocation>, StorageError> {
+        use sea_orm::ConnectionTrait;
+
+        if !disposal.revocable || new.tokens.is_empty() {
+            return Ok(Vec::new());
+        }
+        for living in [living_grant_exists(new.key), arriving_grant_exists(new.key)] {
+            if write.query_one(&living).await?.is_some() {
+                return Ok(Vec::new());
+            }
+        }
+        let now = self.now_on(write).await?;
+        let mut entries = Vec::with_capacity(new.tokens.len());
+        for token in new.tokens {
+            let id = self.random.id();
+            let place = Place { table: REVOCATIONS, column: "token", row: id, key: new.key };
+            let ends = token.expires_at.unwrap_or(now + LONGEST);
+            revocations::ActiveModel {
+                id: Set(id.as_bytes().to_vec()),
+                created_at: Set(now.millis()),
+                namespace: Set(new.key.namespace.to_string()),
+                provider: Set(new.key.provider.to_string()),
+                subject: Set(new.key.subject.as_str().to_owned()),
+                account: Set(new.key.account.as_str().to_owned()),
+                identity: Set(new.identity.to_owned()),
+                kind: Set(token.kind.as_str().to_owned()),
+                token: Set(self.seal(place, &token.value)),
+                attempts: Set(1),
+                next_attempt_at: Set((now + ATTEMPT).millis()),
+                expires_at: Set(ends.millis()),
+                last_error: Set(None),
+            }
+            .insert(&**write)
+            .await?;
+            entries.push(Revocation {
+                id,
+                key: new.key.clone(),
+                kind: token.kind,
+                token: token.value,
+                attempts: 1,
+            });
+        }
+        Ok(entries)
+    }
+
+    /// Claims entries that are due, each for one attempt. Entries wait while an authorization of
+    /// their key is being exchanged or confirmed; those whose token has ended by itself are gone.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`].
+    pub async fn claim_revocations(&self, limit: u64) -> Result<Vec<Revocation>, StorageError> {
+        let now = self.now_expr();
+        let due = |now: Expr| Expr::col(revocations::Column::NextAttemptAt).lte(now);
+        let mut ids = Query::select();
+        ids.column(revocations::Column::Id)
+            .from(revocations::Entity)
+            .and_where(due(now.clone()))
+            .and_where(Expr::not_exists(arriving_grant_of_row()))
+            .order_by(revocations::Column::NextAttemptAt, sea_orm::Order::Asc)
+            .limit(limit)
+            // On SQLite, which has one writer, the lock clause is left out.
+            .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked);
+        let write = self.begin().await?;
+        revocations::Entity::delete_many()
+            .filter(Expr::col(revocations::Column::ExpiresAt).lte(now.clone()))
+            .exec(&*write)
+            .await?;
+        let models = revocations::Entity::update_many()
+            .col_expr(revocations::Column::NextAttemptAt, now.clone().add(millis(ATTEMPT)))
+            .col_expr(
+                revocations::Column::Attempts,
+                Expr::col(revocations::Column::Attempts).add(1_i64),
+            )
+            .filter(Expr::col(revocations::Column::Id).in_subquery(ids))
+            .filter(due(now))
+            .exec_with_returning(&*write)
+            .await?;
+        write.commit().await?;
+        let mut entries = Vec::with_capacity(models.len());
+        for model in models {
+            match self.revocation(&model) {
+                Ok(entry) => entries.push(entry),
+                // One unreadable row must not keep the others from their turn.
+                Err(error) => tracing::error!(%error, "cannot read an entry of the outbox"),
+            }
+        }
+        Ok(entries)
+    }
+
+    fn revocation(&self, model: &revocations::Model) -> Result<Revocation, StorageError> {
+        let key = super::grants::key(
+            REVOCATIONS,
+            &model.namespace,
+            &model.provider,
+            &model.subject,
+            &model.account,
+        )?;
+        let id = super::grants::id(&model.id)?;
+        let place = Place { table: REVOCATIONS, column: "token", row: id, key: &key };
+        let token = self.open(place, &model.token)?;
+        let kind = match model.kind.as_str() {
+            "access_token" => TokenKind::Access,
+            "refresh_token" => TokenKind::Refresh,
+            other => return Err(StorageError::damaged(REVOCATIONS, format!("kind {other:?}"))),
+        };
+        let attempts = u32::try_from(model.attempts).unwrap_or(u32::MAX);
+        Ok(Revocation { id, key, kind, token, attempts })
+    }
+
+    /// Removes an entry that the provider has confirmed.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`]; the entry is then tried again.
+    pub async fn finish_revocation(&self, id: Id) -> Result<(), StorageError> {
+        let _turn = self.turn().await;
+        revocations::Entity::delete_by_id(id.as_bytes().to_vec()).exec(&self.db).await?;
+        Ok(())
+    }
+
+    /// Puts an entry off until `wait` from now.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`]; the entry is then tried again when its claim ends.
+    pub async fn postpone_revocation(
+        &self,
+        id: Id,
+        wait: Duration,
+        reason: &str,
+    ) -> Result<(), StorageError> {
+        let _turn = self.turn().await;
+        revocations::Entity::update_many()
+            .col_expr(revocations::Column::NextAttemptAt, self.now_expr().add(millis(wait)))
+            .col_expr(revocations::Column::LastError, Expr::value(reason))
+            .filter(revocations::Column::Id.eq(id.as_bytes().to_vec()))
+            .exec(&self.db)
+            .await?;
+        Ok(())
+    }
+
+    /// Drops the entries of a key that has just been authorized anew, for revoking an old token
+    /// could end the new grant.
+    pub(super) async fn drop_revocations(
+        &self,
+        write: &Write,
+        key: &GrantKey,
+    ) -> Result<(), StorageError> {
+        revocations::Entity::delete_many()
+            .filter(revocations::Column::Namespace.eq(key.namespace.as_str()))
+            .filter(revocations::Column::Provider.eq(key.provider.as_str()))
+            .filter(revocations::Column::Subject.eq(key.subject.as_str()))
+            .filter(revocations::Column::Account.eq(key.account.as_str()))
+            .exec(&**write)
+            .await?;
+        Ok(())
+    }
+
+    /// How many entries wait.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`].
+    pub async fn count_revocations(&self) -> Result<u64, StorageError> {
+        use sea_orm::PaginatorTrait;
+
+        Ok(revocations::Entity::find().count(&self.db).await?)
+    }
+}
+
+/// A token that does not open because its row is damaged is given up, so that a user can always be
+/// forgotten. One whose key is merely elsewhere is not.
+pub(super) fn unless_damaged<T>(
+    opened: Result<T, StorageError>,
+) -> Result<Option<T>, StorageError> {
+    match opened {
+        Ok(value) => Ok(Some(value)),
+        Err(error @ StorageError::Damaged { .. }) => {
+            tracing::error!(%error, "a token cannot be read and so not be revoked");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn arriving() -> SelectStatement {
+    let mut select = Query::select();
+    select
+        .expr(Expr::value(1))
+        .from(authorizations::Entity)
+        .and_where(authorizations::Column::State.is_in(["exchanging", "awaiting_confirmation"]));
+    select
+}
+
+/// Whether an authorization of the key has tokens, or is about to.
+fn arriving_grant_exists(key: &GrantKey) -> SelectStatement {
+    let mut select = arriving();
+    select
+        .and_where(authorizations::Column::Namespace.eq(key.namespace.as_str()))
+        .and_where(authorizations::Column::Provider.eq(key.provider.as_str()))
+        .and_where(authorizations::Column::Subject.eq(key.subject.as_str()))
+        .and_where(authorizations::Column::Account.eq(key.account.as_str()));
+    select
+}
+
+/// The same for the outbox row of the statement around it.
+fn arriving_grant_of_row() -> SelectStatement {
+    use authorizations::Column as A;
+    use revocations::Column as R;
+
+    let mut select = arriving();
+    let pairs = [
+        (A::Namespace, R::Namespace),
+        (A::Provider, R::Provider),
+        (A::Subject, R::Subject),
+        (A::Account, R::Account),
+    ];
+    for (theirs, ours) in pairs {
+        select.and_where(
+            Expr::col((authorizations::Entity, theirs)).equals((revocations::Entity, ours)),
+        );
+    }
+    select
+}
