@@ -1,1 +1,149 @@
+//! A client of token-broker.
+//!
+//! [`Client`] is the generated client with an API key on every call. Errors of the broker are read
+//! with [`Refusal::of`], which gives the contract's reason, and the link where the user has to
+//! authorize.
+//!
+//! ```no_run
+//! use token_broker_client::proto::{GetTokenRequest, GrantKey};
+//! use token_broker_client::{ApiKey, Client, Reason, Refusal};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let channel = Client::channel("http://127.0.0.1:50051")?.connect().await?;
+//! let mut client = Client::new(channel, ApiKey::new("the API key")?);
+//! let key = GrantKey { provider: "google".into(), subject: "u123".into(), ..Default::default() };
+//! let request =
+//!     GetTokenRequest { key: Some(key), start_authorization: Some(Default::default()), ..Default::default() };
+//! match client.get_token(request).await {
+//!     Ok(response) => {
+//!         let token = response.into_inner().token.unwrap_or_default();
+//!         // Use token.access_token.
+//! #       drop(token);
+//!     }
+//!     Err(status) => match Refusal::of(&status) {
+//!         Some(Refusal { reason: Reason::AuthorizationRequired, authorization: Some(started), .. }) => {
+//!             // Send started.authorization_url to the user.
+//! #           drop(started);
+//!         }
+//!         _ => return Err(status.into()),
+//!     },
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
+mod redacted;
+mod refusal;
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::time::Duration;
+
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+
+pub use refusal::{Reason, Refusal};
+
+/// The generated messages and client.
+#[expect(clippy::allow_attributes, clippy::allow_attributes_without_reason, reason = "generated")]
+pub mod proto {
+    tonic::include_proto!("tokenbroker.v1");
+}
+
+/// The domain of the broker's `google.rpc.ErrorInfo`.
+pub const ERROR_DOMAIN: &str = "tokenbroker.v1";
+
+/// How long connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+type Generated =
+    proto::token_broker_service_client::TokenBrokerServiceClient<InterceptedService<Channel, ApiKey>>;
+
+/// The generated client, whose calls carry an API key. Cheap to clone.
+#[derive(Clone)]
+pub struct Client(Generated);
+
+impl Client {
+    /// An endpoint with settings that suit the broker, to be connected.
+    ///
+    /// # Errors
+    ///
+    /// [`tonic::transport::Error`] where `url` is no URL.
+    pub fn channel(url: impl Into<String>) -> Result<Endpoint, tonic::transport::Error> {
+        Ok(Endpoint::from_shared(url.into())?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true))
+    }
+
+    /// A client over a channel.
+    #[must_use]
+    pub fn new(channel: Channel, key: ApiKey) -> Self {
+        Self(Generated::new(InterceptedService::new(channel, key)))
+    }
+}
+
+impl Deref for Client {
+    type Target = Generated;
+
+    fn deref(&self) -> &Generated {
+        &self.0
+    }
+}
+
+impl DerefMut for Client {
+    fn deref_mut(&mut self) -> &mut Generated {
+        &mut self.0
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Client")
+    }
+}
+
+/// A bot's API key, as the metadata of every call.
+#[derive(Clone)]
+pub struct ApiKey(MetadataValue<Ascii>);
+
+/// An API key with characters that cannot be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvalidApiKey;
+
+impl ApiKey {
+    /// Takes a key as `token-broker api-key new` printed it.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidApiKey`] where it has characters that metadata cannot carry.
+    pub fn new(key: &str) -> Result<Self, InvalidApiKey> {
+        let mut value: MetadataValue<Ascii> =
+            format!("Bearer {}", key.trim()).parse().map_err(|_| InvalidApiKey)?;
+        // Keeps it out of Debug, and out of the compression state of HTTP/2.
+        value.set_sensitive(true);
+        Ok(Self(value))
+    }
+}
+
+impl Interceptor for ApiKey {
+    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> {
+        request.metadata_mut().insert("authorization", self.0.clone());
+        Ok(request)
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ApiKey")
+    }
+}
+
+impl fmt::Display for InvalidApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the API key has characters that cannot be sent; was it copied whole?")
+    }
+}
+
+impl std::error::Error for InvalidApiKey {}

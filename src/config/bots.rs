@@ -14,7 +14,7 @@ use crate::domain::scope::Scopes;
 const UNSUPPORTED: [&str; 2] = ["service_accounts", "spiffe_ids"];
 
 /// The RPCs of `tokenbroker.v1.TokenBrokerService`.
-const METHODS: [&str; 11] = [
+pub const METHODS: [&str; 11] = [
     "Authorize",
     "GetAuthorization",
     "WatchAuthorization",
@@ -65,9 +65,8 @@ fn bot(text: &str, mut section: Section<'_>, others: &mut Others<'_>) -> Result<
     let api_keys_sha256 = section
         .required_list("api_keys_sha256", KEY_REMEDY, |key| others.key(key, &join("bots", text)));
     let providers = providers(&mut section, others);
-    let return_urls = section.list("return_urls", |url| {
-        ReturnUrl::parse(url).map_err(|wrong| wrong.to_string())
-    });
+    let return_urls =
+        section.list("return_urls", |url| ReturnUrl::parse(url).map_err(|wrong| wrong.to_string()));
     let options = [("code", Confirmation::Code), ("none", Confirmation::None)];
     let confirmation = section.or("confirmation", Confirmation::Code, choice(&options));
     let device_flow = section.or("device_flow", false, boolean);
@@ -280,8 +279,7 @@ rate.burst: is required; write how many calls may come at once
 rate.brust: is unknown; did you mean burst?
 service_accounts: is not supported by this version yet; remove it
 spiffe_ids: is not supported by this version yet; remove it";
-        let expected: Vec<_> =
-            expected.lines().map(|line| format!("bots.helper.{line}")).collect();
+        let expected: Vec<_> = expected.lines().map(|line| format!("bots.helper.{line}")).collect();
         assert_eq!(problems.lines().collect::<Vec<_>>(), expected);
     }
 

@@ -41,8 +41,9 @@ pub(super) fn read(mut section: Section<'_>) -> Result<Encryption, Reported> {
     let keys = match (inline?, file?) {
         (Some(_), Some(_)) => Err(section.both_given("keys", "keys_file")),
         (Some(items), None) => ring(&section, "keys", inline_keys(items)),
-        (None, Some(path)) => file_keys(&section, &path)
-            .and_then(|written| ring(&section, "keys_file", written)),
+        (None, Some(path)) => {
+            file_keys(&section, &path).and_then(|written| ring(&section, "keys_file", written))
+        }
         (None, None) => Err(section.missing("keys", REMEDY)),
     };
     Ok(Encryption { keys: keys? })

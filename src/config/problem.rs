@@ -54,11 +54,7 @@ impl Problems {
 
 impl Report {
     pub(super) fn new(folder: &Path) -> Self {
-        Self {
-            problems: RefCell::default(),
-            variables: BTreeMap::new(),
-            folder: folder.to_owned(),
-        }
+        Self { problems: RefCell::default(), variables: BTreeMap::new(), folder: folder.to_owned() }
     }
 
     /// Takes a problem. Where the environment set the key, the variable is named, because the

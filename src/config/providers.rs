@@ -16,8 +16,8 @@ use crate::domain::scope::Scopes;
 const UNSUPPORTED: [&str; 5] =
     ["preset", "device_authorization_endpoint", "userinfo_endpoint", "grant", "private"];
 
-/// The flows of this version.
-const FLOWS: [&str; 1] = ["authorization_code"];
+/// The one flow of this version.
+const FLOW: &str = "authorization_code";
 
 #[derive(Clone, Copy)]
 enum Auth {
@@ -65,10 +65,8 @@ fn provider(name: &str, mut section: Section<'_>) -> Result<Provider, Reported> 
     let auth = client_auth(&mut section);
     let default_scopes = section.list("scopes", scope);
     let flows = section.filled_list("flows", "remove it", |flow| {
-        if FLOWS.contains(&flow) {
-            return Ok(());
-        }
-        Err(format!("must be {FLOWS:?}, the flows of this version").replace(['[', ']'], ""))
+        let wrong = || format!("must be {FLOW:?}, the only flow of this version");
+        (flow == FLOW).then_some(()).ok_or_else(wrong)
     });
     section.refuse(&UNSUPPORTED);
     section.finish();
@@ -239,7 +237,7 @@ mod tests {
         assert_eq!(
             wrong.expect_err("problems"),
             "\
-providers.acme.flows: item 2 must be \"authorization_code\", the flows of this version
+providers.acme.flows: item 2 must be \"authorization_code\", the only flow of this version
 providers.acme.preset: is not supported by this version yet; remove it
 providers.acme.device_authorization_endpoint: is not supported by this version yet; remove it
 providers.acme.userinfo_endpoint: is not supported by this version yet; remove it

@@ -199,11 +199,8 @@ pub(super) fn all<T>(
 /// The dotted key of `key` in the table at `path`, quoted where TOML wants it quoted.
 pub(super) fn join(path: &str, key: &str) -> String {
     let bare = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-    let key = if !key.is_empty() && key.bytes().all(bare) {
-        key.to_owned()
-    } else {
-        format!("{key:?}")
-    };
+    let key =
+        if !key.is_empty() && key.bytes().all(bare) { key.to_owned() } else { format!("{key:?}") };
     if path.is_empty() { key } else { format!("{path}.{key}") }
 }
 
@@ -296,10 +293,7 @@ mod tests {
         let read = testing::read("items = ['a', 'b', 'c']", |root| {
             root.list("items", |text| if text == "b" { Ok(()) } else { Err("is wrong".to_owned()) })
         });
-        assert_eq!(
-            read.expect_err("problems"),
-            "items: item 1 is wrong\nitems: item 3 is wrong"
-        );
+        assert_eq!(read.expect_err("problems"), "items: item 1 is wrong\nitems: item 3 is wrong");
     }
 
     #[test]

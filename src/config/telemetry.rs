@@ -12,7 +12,7 @@ const UNSUPPORTED: [&str; 1] = ["otlp_endpoint"];
 /// The log.
 #[derive(Debug)]
 pub struct Telemetry {
-    /// What is logged: directives of [`EnvFilter`], which take them for sure.
+    /// What is logged: directives that [`EnvFilter`] was seen to take.
     pub log: String,
     /// How a line of the log looks.
     pub log_format: LogFormat,

@@ -182,8 +182,20 @@ impl SubjectPattern {
         (!text.is_empty() && !body.contains('*')).then(|| Self(text.to_owned()))
     }
 
+    /// The pattern as written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// What a subject must begin with. Absent where the pattern is exact.
+    #[must_use]
+    pub fn prefix(&self) -> Option<&str> {
+        self.0.strip_suffix('*')
+    }
+
     fn matches(&self, subject: &str) -> bool {
-        match self.0.strip_suffix('*') {
+        match self.prefix() {
             Some(prefix) => subject.starts_with(prefix),
             None => self.0 == subject,
         }

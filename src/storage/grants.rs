@@ -139,7 +139,12 @@ impl Storage {
             .filter(
                 Condition::any()
                     .add(grants::Column::LeaseUntil.is_null())
-                    .add(Expr::col(grants::Column::LeaseUntil).lt(now)),
+                    .add(Expr::col(grants::Column::LeaseUntil).lt(now.clone())),
+            )
+            .filter(
+                Condition::any()
+                    .add(grants::Column::NextAttemptAt.is_null())
+                    .add(Expr::col(grants::Column::NextAttemptAt).lte(now)),
             )
             .exec_with_returning(&self.db)
             .await?;
@@ -167,6 +172,24 @@ impl Storage {
             fallback,
             intent_was_open: model.intent_at.is_some_and(|at| at < claimed_at),
         }))
+    }
+
+    /// Extends a lease before a deliberate second attempt. False where it has ended.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`]; then nothing may be sent.
+    pub async fn renew_lease(&self, grant: &Grant, owner: Id) -> Result<bool, StorageError> {
+        let now = self.now_expr();
+        let _turn = self.turn().await;
+        let renewed = grants::Entity::update_many()
+            .col_expr(grants::Column::LeaseUntil, now.clone().add(millis(LEASE)))
+            .filter(grants::Column::Id.eq(grant.id.as_bytes().to_vec()))
+            .filter(grants::Column::LeaseOwner.eq(owner.as_bytes().to_vec()))
+            .filter(Expr::col(grants::Column::LeaseUntil).gte(now))
+            .exec(&self.db)
+            .await?;
+        Ok(renewed.rows_affected > 0)
     }
 
     /// Gives a lease back after a refresh that failed.

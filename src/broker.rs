@@ -1,0 +1,211 @@
+//! The use cases: each is one file that reads from top to bottom.
+
+pub mod authorize;
+pub mod cancel;
+pub mod complete;
+pub mod confirm;
+pub mod error;
+pub mod follow;
+pub mod lend;
+mod link;
+pub mod list;
+pub mod refresh;
+pub mod revoke;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use url::Url;
+
+pub use error::BrokerError;
+pub use link::BrowserSecret;
+
+use crate::crypto::keyring::Keyring;
+use crate::crypto::random::Random;
+use crate::domain::bot::Bot;
+use crate::domain::grant::{GrantKey, Subject};
+use crate::domain::name::Name;
+use crate::domain::provider::Provider;
+use crate::domain::time::Timestamp;
+use crate::domain::token::{DoomedToken, RawAnswer};
+use crate::provider::{Http, response};
+use crate::storage::{Disposal, Storage, StorageError};
+
+/// How long a result that cannot be stored waits before the next try.
+const STORE_AGAIN: Duration = Duration::from_secs(1);
+
+/// What the broker is made of. Shared by the edges and the workers.
+pub struct Broker {
+    storage: Storage,
+    http: Http,
+    keyring: Arc<Keyring>,
+    random: Random,
+    providers: BTreeMap<Name, Provider>,
+    bots: BTreeMap<Name, Arc<Bot>>,
+    settings: Settings,
+    flights: refresh::Flights,
+    /// Work that outlives its caller: it is awaited at shutdown.
+    tasks: TaskTracker,
+    draining: CancellationToken,
+}
+
+/// What the operator chose.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How browsers reach the redirect listener.
+    pub public_url: Url,
+    /// How long a start link works.
+    pub link_ttl: Duration,
+    /// How long a confirmation code works.
+    pub confirmation_ttl: Duration,
+}
+
+/// What [`Broker::new`] takes.
+#[derive(Debug)]
+pub struct Parts {
+    /// Where grants are kept.
+    pub storage: Storage,
+    /// How providers are called.
+    pub http: Http,
+    /// Derives what redirects carry.
+    pub keyring: Arc<Keyring>,
+    /// For salts and jitter.
+    pub random: Random,
+    /// The configured providers.
+    pub providers: Vec<Provider>,
+    /// The configured bots.
+    pub bots: Vec<Bot>,
+    /// What the operator chose.
+    pub settings: Settings,
+}
+
+impl Broker {
+    /// A broker of these parts.
+    #[must_use]
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let providers = parts.providers.into_iter().map(|p| (p.name.clone(), p)).collect();
+        let bots = parts.bots.into_iter().map(|b| (b.name.clone(), Arc::new(b))).collect();
+        Arc::new(Self {
+            storage: parts.storage,
+            http: parts.http,
+            keyring: parts.keyring,
+            random: parts.random,
+            providers,
+            bots,
+            settings: parts.settings,
+            flights: refresh::Flights::default(),
+            tasks: TaskTracker::new(),
+            draining: CancellationToken::new(),
+        })
+    }
+
+    /// The configured bots.
+    pub fn bots(&self) -> impl Iterator<Item = &Arc<Bot>> {
+        self.bots.values()
+    }
+
+    /// What the operator chose.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The database, for the workers that watch over it.
+    #[must_use]
+    pub fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
+    /// The source of randomness.
+    #[must_use]
+    pub fn random(&self) -> &Random {
+        &self.random
+    }
+
+    /// Ends when the broker takes no new calls any more.
+    #[must_use]
+    pub fn draining(&self) -> &CancellationToken {
+        &self.draining
+    }
+
+    /// Takes no new work from here on. What is under way goes on: [`Broker::drained`] waits for it.
+    pub fn drain(&self) {
+        self.draining.cancel();
+        self.tasks.close();
+    }
+
+    /// Waits until every exchange and refresh under way has been stored.
+    pub async fn drained(&self) {
+        self.tasks.wait().await;
+    }
+
+    /// The provider, where this bot may use it. Whether it is configured at all is not told.
+    fn provider_for(&self, bot: &Bot, name: &Name) -> Result<&Provider, BrokerError> {
+        self.providers
+            .get(name)
+            .filter(|_| bot.may_use(name.as_str()))
+            .ok_or_else(|| BrokerError::ProviderNotAllowed { provider: name.clone() })
+    }
+
+    fn check_subject(bot: &Bot, subject: &Subject) -> Result<(), BrokerError> {
+        if bot.may_act_for(subject.as_str()) {
+            return Ok(());
+        }
+        Err(BrokerError::SubjectNotAllowed { subject: subject.clone() })
+    }
+
+    /// The provider of a key, after the checks that every use case makes.
+    fn admit(&self, bot: &Bot, key: &GrantKey) -> Result<&Provider, BrokerError> {
+        let provider = self.provider_for(bot, &key.provider)?;
+        Self::check_subject(bot, &key.subject)?;
+        Ok(provider)
+    }
+
+    /// How tokens of a provider are disposed of. One that is no longer configured cannot be asked.
+    fn disposal(&self, provider: &Name) -> Disposal<'static> {
+        let provider = self.providers.get(provider);
+        Disposal {
+            revocable: provider.is_some_and(|p| p.revocation_endpoint.is_some()),
+            read: &read_tokens,
+        }
+    }
+
+    /// Stores something that must not be lost, however long the database is away.
+    async fn until_stored<T, F>(
+        &self,
+        what: &'static str,
+        mut store: impl FnMut() -> F,
+    ) -> Result<T, StorageError>
+    where
+        F: Future<Output = Result<T, StorageError>>,
+    {
+        let mut told = false;
+        loop {
+            match store().await {
+                Err(error) if error.is_transient() => {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::error!(%error, what, "cannot store; held until storage is back");
+                    }
+                    tokio::time::sleep(STORE_AGAIN).await;
+                }
+                done => return done,
+            }
+        }
+    }
+}
+
+fn read_tokens(answer: &RawAnswer, issued_at: Timestamp) -> Vec<DoomedToken> {
+    response::tokens_in(answer, issued_at)
+}
+
+impl std::fmt::Debug for Broker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Broker")
+            .field("providers", &self.providers.keys())
+            .field("bots", &self.bots.keys())
+            .finish_non_exhaustive()
+    }
+}

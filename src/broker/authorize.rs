@@ -1,0 +1,131 @@
+//! Authorize: begin an authorization and give the link for the user.
+
+use url::Url;
+
+use super::{Broker, BrokerError};
+use crate::domain::authorization::{Authorization, Options};
+use crate::domain::bot::Bot;
+use crate::domain::grant::GrantKey;
+use crate::domain::id::Id;
+use crate::domain::scope::Scopes;
+use crate::domain::time::Timestamp;
+use crate::storage::NewAuthorization;
+
+/// What Authorize asks for.
+#[derive(Debug, Clone)]
+pub struct AuthorizeRequest {
+    /// The grant that it is to leave.
+    pub key: GrantKey,
+    /// Empty: the provider's default scopes.
+    pub scopes: Scopes,
+    /// Where to return to, and the login hint.
+    pub options: Options,
+}
+
+/// An authorization that waits for its user.
+#[derive(Debug, Clone)]
+pub struct Started {
+    /// Names it.
+    pub id: Id,
+    /// The link for the user.
+    pub url: Url,
+    /// Until when the link works.
+    pub link_expires_at: Timestamp,
+}
+
+impl Broker {
+    /// Begins an authorization.
+    ///
+    /// # Errors
+    ///
+    /// [`BrokerError`] where the bot may not, an option is not allowed, or storage is away.
+    pub async fn authorize(
+        &self,
+        bot: &Bot,
+        request: AuthorizeRequest,
+    ) -> Result<Started, BrokerError> {
+        let scopes = self.scopes_to_ask(bot, &request).await?;
+        let authorization = self
+            .storage
+            .insert_authorization(&NewAuthorization {
+                key: &request.key,
+                bot: &bot.name,
+                scopes: &scopes,
+                options: &request.options,
+                link_ttl: self.settings.link_ttl,
+            })
+            .await?;
+        tracing::info!(
+            authorization.id = %authorization.id,
+            provider = %request.key.provider,
+            "authorization started"
+        );
+        Ok(self.started(&authorization))
+    }
+
+    /// The same, or one that already waits with the same parameters: a bot that polls GetToken
+    /// does not pile up links.
+    pub(super) async fn authorize_once(
+        &self,
+        bot: &Bot,
+        request: AuthorizeRequest,
+    ) -> Result<Started, BrokerError> {
+        let scopes = self.scopes_to_ask(bot, &request).await?;
+        let pending = self.storage.pending_authorizations(&request.key, &bot.name).await?;
+        let same = pending
+            .iter()
+            .find(|pending| pending.scopes == scopes && pending.options == request.options);
+        match same {
+            Some(authorization) => Ok(self.started(authorization)),
+            None => self.authorize(bot, request).await,
+        }
+    }
+
+    /// Checks the request, and joins the scopes that a grant of the key already has, so that one
+    /// feature does not take another's away.
+    async fn scopes_to_ask(
+        &self,
+        bot: &Bot,
+        request: &AuthorizeRequest,
+    ) -> Result<Scopes, BrokerError> {
+        let provider = self.admit(bot, &request.key)?;
+        let asked =
+            if request.scopes.is_empty() { &provider.default_scopes } else { &request.scopes };
+        let beyond = bot.scopes_beyond(provider.name.as_str(), asked);
+        if !beyond.is_empty() {
+            return Err(BrokerError::ScopeNotAllowed { scopes: beyond });
+        }
+        if let Some(url) = &request.options.return_url
+            && bot.allowed_return_url(url).is_none()
+        {
+            return Err(BrokerError::InvalidArgument {
+                field: "options.return_url",
+                problem: "is not among the return URLs that are allowed to this bot".to_owned(),
+            });
+        }
+        let held = self.storage.find_grant(&request.key).await?;
+        Ok(held.map_or_else(|| asked.clone(), |held| asked.union(&held.grant.scopes)))
+    }
+
+    fn started(&self, authorization: &Authorization) -> Started {
+        Started {
+            id: authorization.id,
+            url: self.start_url(authorization.id),
+            link_expires_at: authorization.link_expires_at,
+        }
+    }
+
+    /// The link that the user opens.
+    #[must_use]
+    pub fn start_url(&self, id: Id) -> Url {
+        self.public_path(&format!("oauth2/start/{id}"))
+    }
+
+    /// A path under the public URL, which may itself have one.
+    pub(super) fn public_path(&self, path: &str) -> Url {
+        let mut url = self.settings.public_url.clone();
+        let base = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&format!("{base}/{path}"));
+        url
+    }
+}

@@ -1,0 +1,365 @@
+//! The browser's part: the start link, and the redirect that comes back.
+
+mod exchange;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use url::Url;
+
+use super::link::{Attempt, BrowserSecret, Start};
+use super::{Broker, BrokerError};
+use crate::crypto::sealed::length_prefixed;
+use crate::domain::authorization::{Failure, State};
+use crate::domain::bot::Confirmation;
+use crate::domain::grant::Subject;
+use crate::domain::id::Id;
+use crate::domain::name::Name;
+use crate::domain::provider::Provider;
+use crate::provider::{OAuthError, endpoint};
+use crate::storage::Seen;
+
+/// How long a reload waits for the exchange that its first load began.
+const EXCHANGE_WAIT: Duration = Duration::from_secs(12);
+const EXCHANGE_POLL: Duration = Duration::from_millis(200);
+
+/// What a provider's redirect carries.
+#[derive(Debug)]
+pub struct Redirect {
+    /// The provider whose redirect URI was called.
+    pub provider: String,
+    /// `state`, where it is there once.
+    pub state: Option<String>,
+    /// `code` (RFC 6749 section 4.1.2).
+    pub code: Option<SecretString>,
+    /// `error` (section 4.1.2.1).
+    pub error: Option<OAuthError>,
+    /// `iss` (RFC 9207).
+    pub iss: Option<String>,
+    /// Whether a parameter is there twice (RFC 6749 section 3.1 forbids it).
+    pub repeated: bool,
+}
+
+/// What the browser is to be shown.
+#[derive(Debug, Clone)]
+pub enum Landing {
+    /// The code that is to be typed into the chat.
+    Confirm {
+        /// 8 digits.
+        code: String,
+        /// Which bot asked.
+        bot: Name,
+        /// For which chat user.
+        subject: Subject,
+        /// Where, for people.
+        provider: String,
+        /// How long the code works from now.
+        ttl: Duration,
+        /// Where to go next.
+        return_url: Option<String>,
+    },
+    /// All is done.
+    Authorized {
+        /// Where, for people.
+        provider: String,
+        /// Where to go next.
+        return_url: Option<String>,
+    },
+    /// The user refused.
+    Denied {
+        /// Where, for people.
+        provider: String,
+        /// Where to go next.
+        return_url: Option<String>,
+    },
+    /// It did not work.
+    Problem(Problem),
+}
+
+/// Why it did not work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Problem {
+    /// The link names no authorization.
+    UnknownLink,
+    /// The link is too old, or its authorization has ended.
+    EndedLink,
+    /// The redirect is not one that this broker began.
+    UnknownRedirect,
+    /// The redirect comes from another browser than the start, or its cookie is gone.
+    OtherBrowser {
+        /// The link to start again.
+        start: Url,
+    },
+    /// The redirect was used before.
+    UsedRedirect {
+        /// The link to start again, where that still works.
+        start: Option<Url>,
+    },
+    /// The redirect lacks something, repeats something, or comes from another issuer.
+    WrongRedirect {
+        /// The link to start again.
+        start: Url,
+    },
+    /// The provider refused the code; the user may try again.
+    RefusedCode {
+        /// The link to start again.
+        start: Url,
+    },
+    /// The provider is at fault.
+    ProviderFailed {
+        /// Where, for people.
+        provider: String,
+        /// The error code.
+        error: String,
+    },
+    /// The authorization failed.
+    Failed {
+        /// A sentence for the user.
+        description: String,
+    },
+    /// The broker is at fault, for now.
+    Unavailable,
+}
+
+/// Where the start link sends the browser.
+#[derive(Debug)]
+pub struct Departure {
+    /// The provider's authorization endpoint, with the request.
+    pub url: Url,
+    /// The secret for the browser's cookie.
+    pub browser: BrowserSecret,
+}
+
+impl Broker {
+    /// Opens a start link. Free of side effects: previews fetch it, users open it in several tabs.
+    ///
+    /// # Errors
+    ///
+    /// The [`Problem`] to show.
+    pub async fn start(
+        &self,
+        id: &str,
+        browser: Option<BrowserSecret>,
+    ) -> Result<Departure, Problem> {
+        let id = Id::parse(id).ok_or(Problem::UnknownLink)?;
+        let seen = self.seen(id).await?.ok_or(Problem::UnknownLink)?;
+        let authorization = &seen.authorization;
+        if !authorization.link_works(seen.now) {
+            return Err(Problem::EndedLink);
+        }
+        let provider =
+            self.providers.get(&authorization.key.provider).ok_or(Problem::EndedLink)?;
+        let browser = browser.unwrap_or_else(|| BrowserSecret::new(&self.random));
+        let start = Start::new(&self.keyring, &self.random, id, &browser);
+        let attempt = endpoint::Attempt {
+            state: &start.state(&provider.name),
+            verifier: start.verifier(),
+            redirect_uri: &self.redirect_uri(provider),
+        };
+        let url = endpoint::authorization_url(
+            provider,
+            &authorization.scopes,
+            &authorization.options,
+            attempt,
+        );
+        Ok(Departure { url, browser })
+    }
+
+    /// Takes a redirect, and waits for what becomes of it. The work goes on in a task of its own:
+    /// a browser that goes away does not stop an exchange half-way.
+    pub async fn complete(
+        self: &Arc<Self>,
+        redirect: Redirect,
+        browser: Option<BrowserSecret>,
+    ) -> Landing {
+        if self.draining.is_cancelled() {
+            return Landing::Problem(Problem::Unavailable);
+        }
+        let broker = Arc::clone(self);
+        let span = tracing::Span::current();
+        let task = self.tasks.spawn(tracing::Instrument::instrument(
+            async move { broker.take_redirect(redirect, browser).await },
+            span,
+        ));
+        match task.await {
+            Ok(Ok(landing)) => landing,
+            Ok(Err(problem)) => Landing::Problem(problem),
+            Err(error) => {
+                tracing::error!(%error, "the task of a redirect crashed");
+                Landing::Problem(Problem::Unavailable)
+            }
+        }
+    }
+
+    async fn take_redirect(
+        &self,
+        redirect: Redirect,
+        browser: Option<BrowserSecret>,
+    ) -> Result<Landing, Problem> {
+        // 1. The link and the broker: only a state that this broker made goes further.
+        let provider = self.providers.get(redirect.provider.as_str());
+        let (Some(provider), Some(state)) = (provider, &redirect.state) else {
+            return Err(Problem::UnknownRedirect);
+        };
+        let attempt = Attempt::parse(&self.keyring, state, &provider.name)
+            .ok_or(Problem::UnknownRedirect)?;
+        let seen = self.seen(attempt.id).await?.ok_or(Problem::UnknownRedirect)?;
+        let start_again = self.start_url(attempt.id);
+
+        // 2. Once: recorded before the cookie is looked at, so that nobody can try cookies.
+        let first = self.storage.use_attempt(attempt.id, &attempt.salt).await;
+        let first = first.map_err(|error| unavailable(error.into()))?;
+
+        // 3. The browser.
+        let start = browser.as_ref().and_then(|browser| attempt.of_browser(browser));
+        let Some(start) = start else {
+            return Err(Problem::OtherBrowser { start: start_again });
+        };
+        if !first {
+            return self.landing_again(seen, &start, provider).await;
+        }
+
+        // 4. The provider: right issuer, on success and on error alike (RFC 9207 section 2.4).
+        let wrong_issuer = provider
+            .issuer
+            .as_ref()
+            .is_some_and(|issuer| redirect.iss.as_ref().is_some_and(|iss| iss != issuer));
+        if redirect.repeated || wrong_issuer {
+            tracing::warn!(repeated = redirect.repeated, wrong_issuer, "redirect refused");
+            return Err(Problem::WrongRedirect { start: start_again });
+        }
+        match (redirect.code, redirect.error) {
+            (_, Some(error)) => self.end_refused(seen, provider, &error).await,
+            (Some(code), None) => self.exchange(seen, provider, &start, &code).await,
+            (None, None) => Err(Problem::WrongRedirect { start: start_again }),
+        }
+    }
+
+    /// Seals a form that a provider posted, for the browser's way to the GET of the same address.
+    #[must_use]
+    pub fn seal_form(&self, provider: &str, form: &[u8]) -> Vec<u8> {
+        self.keyring.seal(form, &form_aad(provider), &self.random)
+    }
+
+    /// Opens what [`Broker::seal_form`] sealed. Absent where it was sealed for another provider, or
+    /// is not the broker's.
+    #[must_use]
+    pub fn open_form(&self, provider: &str, sealed: &[u8]) -> Option<Vec<u8>> {
+        self.keyring.open(sealed, &form_aad(provider)).ok()
+    }
+
+    /// The provider sent the browser back with an error.
+    async fn end_refused(
+        &self,
+        seen: Seen,
+        provider: &Provider,
+        error: &OAuthError,
+    ) -> Result<Landing, Problem> {
+        let denied = error.code == "access_denied";
+        let state = if denied {
+            State::Denied(Failure::new(&error.code, "The user refused."))
+        } else {
+            State::Failed(Failure::new(
+                &error.code,
+                &format!("{} answered with an error.", provider.display_name),
+            ))
+        };
+        let ended = self.storage.end_authorization(seen.authorization.id, &state).await;
+        if !ended.map_err(|error| unavailable(error.into()))? {
+            return Err(Problem::EndedLink);
+        }
+        tracing::info!(authorization.id = %seen.authorization.id, error.code = %error.code, "authorization refused at the provider");
+        let mut seen = seen;
+        seen.authorization.state = state;
+        Ok(landing_of_final(&seen, provider))
+    }
+
+    /// The same redirect again: a reload shows the same page, to the same browser.
+    async fn landing_again(
+        &self,
+        mut seen: Seen,
+        start: &Start<'_>,
+        provider: &Provider,
+    ) -> Result<Landing, Problem> {
+        let id = seen.authorization.id;
+        let waiting_ends = tokio::time::Instant::now() + EXCHANGE_WAIT;
+        while seen.state() == State::Exchanging && tokio::time::Instant::now() < waiting_ends {
+            tokio::time::sleep(EXCHANGE_POLL).await;
+            seen = self.seen(id).await?.ok_or(Problem::UnknownRedirect)?;
+        }
+        let link = || seen.authorization.link_works(seen.now).then(|| self.start_url(id));
+        match seen.state() {
+            State::Pending | State::Exchanging => Err(Problem::UsedRedirect { start: link() }),
+            State::AwaitingConfirmation => {
+                // Another tab may have completed: its code is not this attempt's to show.
+                let own = seen.code_hash.as_deref().is_some_and(|hash| {
+                    super::link::code_matches(&self.keyring, id, &start.confirmation_code(), hash)
+                });
+                if !own {
+                    return Err(Problem::UsedRedirect { start: None });
+                }
+                Ok(self.confirm_landing(&seen, start, provider))
+            }
+            _ => Ok(landing_of_final(&seen, provider)),
+        }
+    }
+
+    fn confirm_landing(&self, seen: &Seen, start: &Start<'_>, provider: &Provider) -> Landing {
+        let authorization = &seen.authorization;
+        Landing::Confirm {
+            code: start.confirmation_code(),
+            bot: authorization.bot.clone(),
+            subject: authorization.key.subject.clone(),
+            provider: provider.display_name.clone(),
+            ttl: authorization.expires_at.since(seen.now),
+            return_url: authorization.options.return_url.clone(),
+        }
+    }
+
+    /// Whether the bot's user types a code. A bot that is no longer configured gets no exception.
+    fn confirmation_of(&self, bot: &Name) -> Confirmation {
+        self.bots.get(bot).map_or(Confirmation::Code, |bot| bot.confirmation)
+    }
+
+    /// Where a provider sends the browser back to; each has its own, so that one provider's
+    /// redirect cannot be taken for another's (RFC 9700 section 4.4.2).
+    pub(super) fn redirect_uri(&self, provider: &Provider) -> Url {
+        self.public_path(&format!("oauth2/callback/{}", provider.name))
+    }
+
+    async fn seen(&self, id: Id) -> Result<Option<Seen>, Problem> {
+        self.storage
+            .find_authorization(None, id)
+            .await
+            .map_err(|error| unavailable(BrokerError::from(error)))
+    }
+}
+
+fn form_aad(provider: &str) -> Vec<u8> {
+    length_prefixed([&b"form_post"[..], provider.as_bytes()])
+}
+
+/// The error has been logged where it was made.
+fn unavailable(_: BrokerError) -> Problem {
+    Problem::Unavailable
+}
+
+fn landing_of_final(seen: &Seen, provider: &Provider) -> Landing {
+    let name = provider.display_name.clone();
+    let return_url = seen.authorization.options.return_url.clone();
+    match seen.state() {
+        State::Authorized => Landing::Authorized { provider: name, return_url },
+        State::Denied(_) => Landing::Denied { provider: name, return_url },
+        State::Failed(failure) if failure.error == "exchange_interrupted" => {
+            Landing::Problem(Problem::Failed { description: failure.description })
+        }
+        State::Failed(failure) if failure.error == "too_many_wrong_codes" => {
+            Landing::Problem(Problem::Failed { description: failure.description })
+        }
+        State::Failed(failure) => {
+            Landing::Problem(Problem::ProviderFailed { provider: name, error: failure.error })
+        }
+        _ => Landing::Problem(Problem::EndedLink),
+    }
+}

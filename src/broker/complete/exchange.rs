@@ -1,0 +1,131 @@
+//! The exchange of a code: sent once, its answer sealed before it is used.
+
+use secrecy::SecretString;
+
+use super::{Landing, Problem, Start, landing_of_final, unavailable};
+use crate::broker::Broker;
+use crate::domain::authorization::{Failure, State};
+use crate::domain::bot::Confirmation;
+use crate::domain::provider::Provider;
+use crate::domain::time::Timestamp;
+use crate::domain::token::RawAnswer;
+use crate::provider::response::{self, Context};
+use crate::provider::{OAuthError, ProviderError};
+use crate::storage::Seen;
+
+impl Broker {
+    /// Exchanges the code and stores what comes back.
+    pub(super) async fn exchange(
+        &self,
+        seen: Seen,
+        provider: &Provider,
+        start: &Start<'_>,
+        code: &SecretString,
+    ) -> Result<Landing, Problem> {
+        let id = seen.authorization.id;
+        // Recorded first: from here on no other redirect may send a code for this authorization.
+        let begun = self.storage.begin_exchange(id).await;
+        let Some(exchanged_at) = begun.map_err(|error| unavailable(error.into()))? else {
+            let seen = self.seen(id).await?.ok_or(Problem::UnknownRedirect)?;
+            return match seen.state() {
+                State::Exchanging | State::AwaitingConfirmation => {
+                    Err(Problem::UsedRedirect { start: None })
+                }
+                _ => Ok(landing_of_final(&seen, provider)),
+            };
+        };
+        let redirect_uri = self.redirect_uri(provider);
+        let answer =
+            self.http.exchange_code(provider, code, start.verifier(), &redirect_uri).await;
+        match answer {
+            Ok(answer) => self.store_answer(seen, provider, start, answer, exchanged_at).await,
+            Err(error) => self.end_failed(&seen, provider, &error).await,
+        }
+    }
+
+    async fn store_answer(
+        &self,
+        seen: Seen,
+        provider: &Provider,
+        start: &Start<'_>,
+        answer: RawAnswer,
+        exchanged_at: Timestamp,
+    ) -> Result<Landing, Problem> {
+        let authorization = &seen.authorization;
+        let context = Context { scopes: &authorization.scopes, issued_at: exchanged_at };
+        let tokens = match response::read(&answer, context) {
+            Ok(tokens) => tokens,
+            Err(unusable) => {
+                tracing::warn!(reason = unusable.reason, "the token answer cannot be used");
+                let error = unusable.error.unwrap_or_else(|| OAuthError::new("invalid_response"));
+                let error = ProviderError::Refused { status: 200, error };
+                return self.end_failed(&seen, provider, &error).await;
+            }
+        };
+        let disposal = self.disposal(&provider.name);
+        let stored = match self.confirmation_of(&authorization.bot) {
+            Confirmation::Code => {
+                let code_hash = start.confirmation_code_hash();
+                self.until_stored("a token answer", || {
+                    self.storage.quarantine(
+                        authorization,
+                        &answer,
+                        &code_hash,
+                        self.settings.confirmation_ttl,
+                        exchanged_at,
+                        &disposal,
+                    )
+                })
+                .await
+            }
+            Confirmation::None => self
+                .until_stored("a grant", || self.storage.authorize(authorization, &tokens, &[]))
+                .await
+                .map(|grant| grant.is_some()),
+        };
+        if !stored.map_err(|error| unavailable(error.into()))? {
+            // Cancelled while the provider was answering.
+            return Err(Problem::EndedLink);
+        }
+        tracing::info!(authorization.id = %authorization.id, "code exchanged");
+        let seen = self.seen(authorization.id).await?.ok_or(Problem::UnknownRedirect)?;
+        match seen.state() {
+            State::AwaitingConfirmation => Ok(self.confirm_landing(&seen, start, provider)),
+            _ => Ok(landing_of_final(&seen, provider)),
+        }
+    }
+
+    /// The provider gave no tokens. A refused code leaves the authorization waiting, for it may
+    /// have been somebody's garbage; everything else ends it, for a code is never sent twice.
+    async fn end_failed(
+        &self,
+        seen: &Seen,
+        provider: &Provider,
+        error: &ProviderError,
+    ) -> Result<Landing, Problem> {
+        let id = seen.authorization.id;
+        tracing::warn!(authorization.id = %id, provider = %provider.name, %error, "code exchange failed");
+        let code = match error {
+            ProviderError::Refused { error, .. } => error.code.clone(),
+            ProviderError::Odd(_) => "invalid_response".to_owned(),
+            _ => "temporarily_unavailable".to_owned(),
+        };
+        let sentence = format!("{} did not give a token.", provider.display_name);
+        let failure = Failure::new(&code, &sentence);
+        let refused_code = matches!(error, ProviderError::Refused { error, .. } if error.is_invalid_grant());
+        let stored = if refused_code {
+            self.until_stored("a refused code", || self.storage.refuse_code(id, &failure)).await
+        } else {
+            let state = State::Failed(failure);
+            self.until_stored("a failed exchange", || self.storage.end_authorization(id, &state))
+                .await
+                .map(|_| ())
+        };
+        stored.map_err(|error| unavailable(error.into()))?;
+        let seen = self.seen(id).await?.ok_or(Problem::UnknownRedirect)?;
+        match seen.state() {
+            State::Pending => Err(Problem::RefusedCode { start: self.start_url(id) }),
+            _ => Ok(landing_of_final(&seen, provider)),
+        }
+    }
+}

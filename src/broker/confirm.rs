@@ -1,0 +1,128 @@
+//! ConfirmAuthorization: the code comes back from the chat.
+
+use super::link::code_matches;
+use super::{Broker, BrokerError};
+use crate::domain::authorization::{Failure, State};
+use crate::domain::bot::Bot;
+use crate::domain::grant::{Grant, Subject};
+use crate::domain::id::Id;
+use crate::provider::response::{self, Context};
+use crate::storage::Awaiting;
+
+/// What ConfirmAuthorization asks for.
+#[derive(Debug)]
+pub struct ConfirmRequest {
+    /// Who typed the code.
+    pub subject: Subject,
+    /// The 8 digits.
+    pub code: String,
+    /// Which authorization. Absent: whichever of the subject's awaiting ones the code fits.
+    pub id: Option<Id>,
+}
+
+impl Broker {
+    /// Compares the code, after the attempt has been counted, and stores the grant.
+    ///
+    /// # Errors
+    ///
+    /// [`BrokerError`].
+    pub async fn confirm(&self, bot: &Bot, request: ConfirmRequest) -> Result<Grant, BrokerError> {
+        Self::check_subject(bot, &request.subject)?;
+        if let Some(id) = request.id
+            && let Some(grant) = self.confirmed_before(bot, &request, id).await?
+        {
+            return Ok(grant);
+        }
+        let awaiting =
+            self.storage.count_attempt(&bot.namespace, &request.subject, request.id).await?;
+        let (matching, others): (Vec<_>, Vec<_>) = awaiting.into_iter().partition(|awaiting| {
+            let id = awaiting.authorization.id;
+            code_matches(&self.keyring, id, &request.code, &awaiting.code_hash)
+        });
+        match matching.into_iter().next() {
+            Some(confirmed) => self.store_confirmed(bot, &request, confirmed, &others).await,
+            None => Err(self.mismatch(bot, &request, others).await?),
+        }
+    }
+
+    /// The grant, where this very code has confirmed this authorization before.
+    async fn confirmed_before(
+        &self,
+        bot: &Bot,
+        request: &ConfirmRequest,
+        id: Id,
+    ) -> Result<Option<Grant>, BrokerError> {
+        let seen = self
+            .storage
+            .find_authorization(Some(&bot.namespace), id)
+            .await?
+            .filter(|seen| seen.authorization.key.subject == request.subject)
+            .ok_or(BrokerError::AuthorizationNotFound { id: Some(id) })?;
+        let state = seen.state();
+        if state == State::AwaitingConfirmation {
+            return Ok(None);
+        }
+        let same_code = seen
+            .code_hash
+            .as_deref()
+            .is_some_and(|hash| code_matches(&self.keyring, id, &request.code, hash));
+        if state == State::Authorized && same_code {
+            let held = self.storage.find_grant(&seen.authorization.key).await?;
+            if let Some(held) = held {
+                return Ok(Some(held.grant));
+            }
+        }
+        Err(BrokerError::NotAwaitingConfirmation { state })
+    }
+
+    async fn store_confirmed(
+        &self,
+        bot: &Bot,
+        request: &ConfirmRequest,
+        confirmed: Awaiting,
+        others: &[Awaiting],
+    ) -> Result<Grant, BrokerError> {
+        let authorization = &confirmed.authorization;
+        let context =
+            Context { scopes: &authorization.scopes, issued_at: confirmed.exchanged_at };
+        let tokens = response::read(&confirmed.answer, context).map_err(|unusable| {
+            tracing::error!(reason = unusable.reason, "a token answer that was usable is no longer");
+            BrokerError::Internal
+        })?;
+        let uncount: Vec<_> = others.iter().map(|other| other.authorization.id).collect();
+        let stored = self.storage.authorize(authorization, &tokens, &uncount).await?;
+        if let Some(grant) = stored {
+            tracing::info!(authorization.id = %authorization.id, "authorization confirmed");
+            return Ok(grant);
+        }
+        // Confirmed or ended by another call in the meantime.
+        self.confirmed_before(bot, request, authorization.id)
+            .await?
+            .ok_or(BrokerError::NotAwaitingConfirmation { state: State::AwaitingConfirmation })
+    }
+
+    /// The code fits none: authorizations whose attempts are used up end, and their tokens go.
+    async fn mismatch(
+        &self,
+        bot: &Bot,
+        request: &ConfirmRequest,
+        awaiting: Vec<Awaiting>,
+    ) -> Result<BrokerError, BrokerError> {
+        let attempts_left = awaiting.iter().map(|awaiting| awaiting.attempts_left).max();
+        for spent in awaiting.iter().filter(|awaiting| awaiting.attempts_left == 0) {
+            tracing::warn!(authorization.id = %spent.authorization.id, "too many wrong codes");
+            let disposal = self.disposal(&spent.authorization.key.provider);
+            let failure = Failure::too_many_wrong_codes();
+            self.storage.fail_confirmation(spent, failure, &disposal).await?;
+        }
+        match (attempts_left, request.id) {
+            (Some(attempts_left), _) => Ok(BrokerError::ConfirmationMismatch { attempts_left }),
+            (None, None) => Ok(BrokerError::AuthorizationNotFound { id: None }),
+            (None, Some(id)) => {
+                let seen = self.storage.find_authorization(Some(&bot.namespace), id).await?;
+                let seen = seen.ok_or(BrokerError::AuthorizationNotFound { id: Some(id) })?;
+                Ok(BrokerError::NotAwaitingConfirmation { state: seen.state() })
+            }
+        }
+    }
+}

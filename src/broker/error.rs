@@ -1,0 +1,108 @@
+//! What a use case can answer instead of a result: the reasons of the contract's error table.
+
+use std::time::Duration;
+
+use super::authorize::Started;
+use crate::domain::authorization::State;
+use crate::domain::grant::Subject;
+use crate::domain::id::Id;
+use crate::domain::name::Name;
+use crate::provider::{OAuthError, ProviderError};
+use crate::storage::StorageError;
+
+/// How soon a caller may try again where nothing better is known.
+pub const RETRY: Duration = Duration::from_secs(1);
+
+/// Why a use case gave no result. Internal detail is logged where the error is made; nothing here
+/// is secret.
+#[derive(Debug, Clone, thiserror::Error)]
+#[expect(missing_docs, reason = "the contract's error table says when each arises")]
+pub enum BrokerError {
+    #[error("{field}: {problem}")]
+    InvalidArgument { field: &'static str, problem: String },
+    #[error("the flow {flow} is not supported for {provider}")]
+    FlowNotSupported { provider: Name, flow: &'static str },
+    #[error("the provider {provider} is not allowed")]
+    ProviderNotAllowed { provider: Name },
+    #[error("the scopes {scopes:?} are not allowed")]
+    ScopeNotAllowed { scopes: Vec<String> },
+    #[error("the subject is not allowed")]
+    SubjectNotAllowed { subject: Subject },
+    #[error("no grant at {provider}")]
+    AuthorizationRequired { provider: Name, started: Option<Box<Started>> },
+    #[error("the grant at {provider} is dead")]
+    ReauthorizationRequired { provider: Name, started: Option<Box<Started>> },
+    #[error("the grant at {provider} lacks {missing:?}")]
+    ScopeMissing { provider: Name, missing: Vec<String>, started: Option<Box<Started>> },
+    #[error("the grant at {provider} has no refresh token")]
+    NotRefreshable { provider: Name },
+    #[error("{provider} refuses the broker: {}", error.code)]
+    ProviderMisconfigured { provider: Name, error: OAuthError },
+    #[error("{provider} answered {}", error.code)]
+    ProviderError { provider: Name, error: OAuthError },
+    #[error("the authorization is {}", state.as_str())]
+    NotAwaitingConfirmation { state: State },
+    #[error("the confirmation code is wrong")]
+    ConfirmationMismatch { attempts_left: u32 },
+    #[error("no such authorization")]
+    AuthorizationNotFound { id: Option<Id> },
+    #[error("{provider} is unavailable")]
+    ProviderUnavailable { provider: Name, retry_after: Duration },
+    #[error("storage is unavailable")]
+    StorageUnavailable,
+    #[error("draining")]
+    Overloaded,
+    #[error("internal error")]
+    Internal,
+}
+
+impl BrokerError {
+    /// What callers are told of a provider's error, sorted as the contract sorts it.
+    pub(super) fn from_provider(provider: &Name, error: &ProviderError) -> Self {
+        let provider = provider.clone();
+        match error {
+            ProviderError::Refused { error, .. } if error.is_misconfiguration() => {
+                Self::ProviderMisconfigured { provider, error: error.clone() }
+            }
+            ProviderError::Refused { error, .. } => {
+                Self::ProviderError { provider, error: error.clone() }
+            }
+            ProviderError::Odd(_) => {
+                Self::ProviderError { provider, error: OAuthError::new("invalid_response") }
+            }
+            unavailable => Self::ProviderUnavailable {
+                provider,
+                retry_after: unavailable.retry_after().unwrap_or(RETRY),
+            },
+        }
+    }
+
+    /// Adds the authorization that was started for the caller.
+    pub(super) fn with_started(mut self, new: Started) -> Self {
+        if let Self::AuthorizationRequired { started, .. }
+        | Self::ReauthorizationRequired { started, .. }
+        | Self::ScopeMissing { started, .. } = &mut self
+        {
+            *started = Some(Box::new(new));
+        }
+        self
+    }
+
+    /// Whether the user has to authorize (again).
+    #[must_use]
+    pub fn needs_authorization(&self) -> bool {
+        matches!(
+            self,
+            Self::AuthorizationRequired { .. }
+                | Self::ReauthorizationRequired { .. }
+                | Self::ScopeMissing { .. }
+        )
+    }
+}
+
+impl From<StorageError> for BrokerError {
+    fn from(error: StorageError) -> Self {
+        tracing::error!(%error, "storage failed");
+        if error.is_transient() { Self::StorageUnavailable } else { Self::Internal }
+    }
+}

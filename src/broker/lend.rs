@@ -1,0 +1,208 @@
+//! GetToken: an access token that is good for as long as the caller needs, refreshed where it is not.
+
+use std::time::Duration;
+
+use super::authorize::AuthorizeRequest;
+use super::{Broker, BrokerError};
+use crate::domain::authorization::Options;
+use crate::domain::bot::Bot;
+use crate::domain::grant::{Grant, GrantKey, GrantState};
+use crate::domain::scope::Scopes;
+use crate::domain::token::AccessToken;
+use crate::storage::Held;
+
+/// What GetToken asks for.
+#[derive(Debug, Clone)]
+pub struct LendRequest {
+    /// Whose token, where.
+    pub key: GrantKey,
+    /// The least time that the token must stay valid.
+    pub min_ttl: Duration,
+    /// What the token must cover.
+    pub scopes: Scopes,
+    /// Where the user has to authorize: start an authorization with these options.
+    pub start: Option<Options>,
+}
+
+/// A token for a caller, with the grant that it is of.
+#[derive(Debug, Clone)]
+pub struct Lent {
+    /// The grant.
+    pub grant: Grant,
+    /// The token.
+    pub token: AccessToken,
+}
+
+impl Broker {
+    /// Lends an access token.
+    ///
+    /// # Errors
+    ///
+    /// [`BrokerError`]; where the user has to authorize and the request says so, with the
+    /// authorization that was started.
+    pub async fn lend(
+        self: &std::sync::Arc<Self>,
+        bot: &Bot,
+        request: LendRequest,
+    ) -> Result<Lent, BrokerError> {
+        let lent = self.lend_held(bot, &request).await;
+        match (lent, request.start) {
+            (Err(error), Some(options)) if error.needs_authorization() => {
+                let authorize =
+                    AuthorizeRequest { key: request.key, scopes: request.scopes, options };
+                Err(error.with_started(self.authorize_once(bot, authorize).await?))
+            }
+            (lent, _) => lent,
+        }
+    }
+
+    async fn lend_held(
+        self: &std::sync::Arc<Self>,
+        bot: &Bot,
+        request: &LendRequest,
+    ) -> Result<Lent, BrokerError> {
+        self.admit(bot, &request.key)?;
+        let held = self.held(&request.key).await?;
+        covers(&held.grant, &request.scopes)?;
+        let held = match due(&held, request.min_ttl) {
+            Due::Nothing => held,
+            Due::Reauthorization => return Err(reauthorization(&request.key)),
+            Due::Refresh { old_still_lives } => match self.refreshed(&held).await {
+                Ok(refreshed) => refreshed,
+                // The old token is served while it is valid, whatever happens to the refresh.
+                Err(error) if old_still_lives => {
+                    tracing::warn!(%error, "refresh failed; the old access token still lives");
+                    held
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        lend_to(bot, held, &request.scopes)
+    }
+
+    pub(super) async fn held(&self, key: &GrantKey) -> Result<Held, BrokerError> {
+        self.storage.find_grant(key).await?.ok_or_else(|| BrokerError::AuthorizationRequired {
+            provider: key.provider.clone(),
+            started: None,
+        })
+    }
+}
+
+/// What GetToken has to do for a grant.
+#[derive(Debug, PartialEq, Eq)]
+enum Due {
+    /// The token is good, or nothing better can be had while it lives.
+    Nothing,
+    /// The token is too short or gone, and the broker can renew it.
+    Refresh { old_still_lives: bool },
+    /// The token is gone, and only the user can renew it.
+    Reauthorization,
+}
+
+fn due(held: &Held, min_ttl: Duration) -> Due {
+    let token = held.access_token.as_ref();
+    let lives = token.is_some_and(|token| token.is_living(held.now));
+    let renewable = held.grant.refreshable && held.grant.state == GrantState::Active;
+    if token.is_some_and(|token| token.is_good_for(min_ttl, held.now)) {
+        return Due::Nothing;
+    }
+    match (renewable, lives) {
+        (true, old_still_lives) => Due::Refresh { old_still_lives },
+        (false, true) => Due::Nothing,
+        (false, false) => Due::Reauthorization,
+    }
+}
+
+/// Checks that the grant covers what is asked for, and that the bot may have what it covers.
+pub(super) fn lend_to(bot: &Bot, held: Held, asked: &Scopes) -> Result<Lent, BrokerError> {
+    let provider = &held.grant.key.provider;
+    let token = held.access_token.ok_or_else(|| reauthorization(&held.grant.key))?;
+    covers(&held.grant, asked)?;
+    // A namespace may be shared with a bot that was granted more.
+    let beyond = bot.scopes_beyond(provider.as_str(), &token.scopes);
+    if !beyond.is_empty() {
+        return Err(BrokerError::ScopeNotAllowed { scopes: beyond });
+    }
+    Ok(Lent { grant: held.grant, token })
+}
+
+fn covers(grant: &Grant, asked: &Scopes) -> Result<(), BrokerError> {
+    let missing = asked.missing_from(&grant.scopes);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(BrokerError::ScopeMissing {
+        provider: grant.key.provider.clone(),
+        missing,
+        started: None,
+    })
+}
+
+pub(super) fn reauthorization(key: &GrantKey) -> BrokerError {
+    BrokerError::ReauthorizationRequired { provider: key.provider.clone(), started: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::grant::{Account, Subject, Version};
+    use crate::domain::id::Id;
+    use crate::domain::name::Name;
+    use crate::domain::time::Timestamp;
+
+    /// A grant whose token of one hour has `left` seconds left.
+    fn held(left: i64, refreshable: bool, state: GrantState) -> Held {
+        let name = |text| Name::parse(text).expect("a name");
+        let issued_at = Timestamp::from_millis(0);
+        let expires_at = Some(Timestamp::from_millis(3_600_000));
+        Held {
+            grant: Grant {
+                id: Id::from_bytes([1; 16]),
+                key: GrantKey {
+                    namespace: name("helper"),
+                    provider: name("acme"),
+                    subject: Subject::parse("u1").expect("a subject"),
+                    account: Account::default(),
+                },
+                state,
+                version: Version { generation: 1, token_version: 1 },
+                scopes: Scopes::default(),
+                identity: String::new(),
+                provider_values: std::collections::BTreeMap::new(),
+                created_at: issued_at,
+                issued_at,
+                expires_at,
+                refreshable,
+                failures: 0,
+                next_attempt_at: None,
+            },
+            access_token: Some(AccessToken {
+                value: "token".into(),
+                token_type: "Bearer".into(),
+                scopes: Scopes::default(),
+                issued_at,
+                expires_at,
+            }),
+            leased: false,
+            now: Timestamp::from_millis(3_600_000 - left * 1000),
+        }
+    }
+
+    #[test]
+    fn what_is_due() {
+        use GrantState::{Active, ReauthorizationRequired};
+
+        let minute = Duration::from_secs(60);
+        let due_of = |left, refreshable, state| due(&held(left, refreshable, state), minute);
+        assert_eq!(due_of(61, true, Active), Due::Nothing);
+        assert_eq!(due_of(60, true, Active), Due::Refresh { old_still_lives: true });
+        assert_eq!(due_of(0, true, Active), Due::Refresh { old_still_lives: false });
+        assert_eq!(due_of(1, false, Active), Due::Nothing);
+        assert_eq!(due_of(0, false, Active), Due::Reauthorization);
+        assert_eq!(due_of(1, true, ReauthorizationRequired), Due::Nothing);
+        assert_eq!(due_of(0, true, ReauthorizationRequired), Due::Reauthorization);
+        let mut without_token = held(3600, true, Active);
+        without_token.access_token = None;
+        assert_eq!(due(&without_token, minute), Due::Refresh { old_still_lives: false });
+    }
+}

@@ -1,0 +1,94 @@
+//! Refresh: the one place where a refresh token is sent.
+//!
+//! However many callers ask, one flight a grant is under way in this process, in a task of its own
+//! that no caller can cancel; among processes, a lease in the database lets one through. The answer
+//! is committed by compare-and-swap on the edition of the tokens that was read.
+
+mod flight;
+mod settle;
+
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+pub(super) use flight::Flights;
+
+use super::lend::{Lent, lend_to, reauthorization};
+use super::{Broker, BrokerError};
+use crate::domain::bot::Bot;
+use crate::domain::grant::{Grant, GrantKey, GrantState};
+use crate::domain::scope::Scopes;
+use crate::storage::Held;
+
+/// What Refresh asks for.
+#[derive(Debug, Clone)]
+pub struct RefreshRequest {
+    /// Whose token, where.
+    pub key: GrantKey,
+    /// The token that did not work. Empty: whatever it is.
+    pub etag: String,
+}
+
+impl Broker {
+    /// Refreshes now, unless the current token is another one than the caller's.
+    ///
+    /// # Errors
+    ///
+    /// [`BrokerError`].
+    pub async fn refresh(
+        self: &Arc<Self>,
+        bot: &Bot,
+        request: RefreshRequest,
+    ) -> Result<Lent, BrokerError> {
+        self.admit(bot, &request.key)?;
+        let held = self.held(&request.key).await?;
+        if !request.etag.is_empty()
+            && request.etag != etag(&held.grant)
+            && held.access_token.is_some()
+        {
+            return lend_to(bot, held, &Scopes::default());
+        }
+        if held.grant.state == GrantState::ReauthorizationRequired {
+            return Err(reauthorization(&request.key));
+        }
+        if !held.grant.refreshable {
+            let lives = held.access_token.as_ref().is_some_and(|t| t.is_living(held.now));
+            let provider = request.key.provider.clone();
+            return Err(if lives {
+                BrokerError::NotRefreshable { provider }
+            } else {
+                reauthorization(&request.key)
+            });
+        }
+        let refreshed = self.refreshed(&held).await?;
+        lend_to(bot, refreshed, &Scopes::default())
+    }
+
+    /// The grant after a refresh of this edition, by this process or another.
+    pub(super) async fn refreshed(self: &Arc<Self>, held: &Held) -> Result<Held, BrokerError> {
+        if self.draining.is_cancelled() {
+            return Err(BrokerError::Overloaded);
+        }
+        if let Some(retry_after) = backing_off(held) {
+            let provider = held.grant.key.provider.clone();
+            return Err(BrokerError::ProviderUnavailable { provider, retry_after });
+        }
+        self.flights.join(self, held.grant.clone()).await
+    }
+}
+
+/// How long no refresh is tried any more, after failures.
+fn backing_off(held: &Held) -> Option<std::time::Duration> {
+    held.grant.next_attempt_at.filter(|at| held.now < *at).map(|at| at.since(held.now))
+}
+
+/// Names an edition of a grant's token without telling it.
+#[must_use]
+pub fn etag(grant: &Grant) -> String {
+    let mut hash = Sha256::new();
+    hash.update(b"token-broker etag v1");
+    hash.update(grant.id.as_bytes());
+    hash.update(grant.version.generation.to_be_bytes());
+    hash.update(grant.version.token_version.to_be_bytes());
+    hex::encode(&hash.finalize()[..16])
+}

@@ -1,0 +1,209 @@
+//! What a refresh's answer does to the grant.
+
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use super::super::lend::reauthorization;
+use super::{Broker, BrokerError};
+use crate::domain::grant::{Grant, GrantState};
+use crate::domain::provider::Provider;
+use crate::domain::token::{RawAnswer, TokenSet};
+use crate::provider::response::{self, Context, Unusable};
+use crate::provider::{OAuthError, ProviderError};
+use crate::storage::{Committed, Held, Lease};
+
+/// The longest that failures put a refresh off.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(5 * 60);
+
+impl Broker {
+    pub(super) async fn settle(
+        &self,
+        grant: &Grant,
+        provider: &Provider,
+        lease: &Lease,
+        answer: Result<RawAnswer, ProviderError>,
+    ) -> Result<Held, BrokerError> {
+        match self.read_answer(grant, provider, lease, answer).await? {
+            Read::Tokens(tokens) => self.commit(grant, provider, &tokens).await,
+            Read::DeadRefreshToken => self.refused(grant, provider, lease).await,
+        }
+    }
+
+    /// Sorts an answer. Everything that ends the refresh here is an error, with the lease given
+    /// back.
+    async fn read_answer(
+        &self,
+        grant: &Grant,
+        provider: &Provider,
+        lease: &Lease,
+        answer: Result<RawAnswer, ProviderError>,
+    ) -> Result<Read, BrokerError> {
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(ProviderError::Refused { error, .. }) if error.is_invalid_grant() => {
+                return Ok(Read::DeadRefreshToken);
+            }
+            Err(error) => return Err(self.failed(grant, provider, lease, &error).await?),
+        };
+        let context = Context { scopes: &grant.scopes, issued_at: lease.claimed_at };
+        match response::read(&answer, context) {
+            Ok(mut tokens) => {
+                never_widened(&mut tokens, grant);
+                Ok(Read::Tokens(tokens))
+            }
+            Err(Unusable { error: Some(error), refresh_token: None, .. }) => {
+                if error.is_invalid_grant() {
+                    return Ok(Read::DeadRefreshToken);
+                }
+                let error = ProviderError::Refused { status: 200, error };
+                Err(self.failed(grant, provider, lease, &error).await?)
+            }
+            Err(unusable) => Err(self.commit_partial(grant, provider, &answer, unusable).await?),
+        }
+    }
+
+    /// Stores the new tokens; whoever committed first, the caller gets what is current.
+    async fn commit(
+        &self,
+        grant: &Grant,
+        provider: &Provider,
+        tokens: &TokenSet,
+    ) -> Result<Held, BrokerError> {
+        let disposal = self.disposal(&provider.name);
+        let committed = self
+            .until_stored("a refreshed token", || {
+                self.storage.commit_refresh(grant, tokens, &disposal)
+            })
+            .await?;
+        match committed {
+            Committed::Stored => tracing::info!("refreshed"),
+            Committed::LostToSibling => tracing::warn!("another refresh was committed first"),
+            Committed::Orphaned => tracing::warn!("the grant was revoked or replaced meanwhile"),
+        }
+        self.held(&grant.key).await
+    }
+
+    /// Keeps what a refused answer has: its body and its new refresh token.
+    async fn commit_partial(
+        &self,
+        grant: &Grant,
+        provider: &Provider,
+        answer: &RawAnswer,
+        unusable: Unusable,
+    ) -> Result<BrokerError, BrokerError> {
+        tracing::warn!(reason = unusable.reason, "the provider's answer cannot be used whole");
+        let disposal = self.disposal(&provider.name);
+        let wait = self.backoff(grant.failures, None);
+        let refresh_token = unusable.refresh_token.as_ref();
+        self.until_stored("a part of an answer", || {
+            self.storage.commit_partial(
+                grant,
+                answer,
+                refresh_token,
+                wait,
+                unusable.reason,
+                &disposal,
+            )
+        })
+        .await?;
+        let error = unusable.error.unwrap_or_else(|| OAuthError::new("invalid_response"));
+        Ok(BrokerError::from_provider(
+            &provider.name,
+            &ProviderError::Refused { status: 200, error },
+        ))
+    }
+
+    /// Gives the lease back after a failure, with the time until the next try.
+    async fn failed(
+        &self,
+        grant: &Grant,
+        provider: &Provider,
+        lease: &Lease,
+        error: &ProviderError,
+    ) -> Result<BrokerError, BrokerError> {
+        tracing::warn!(%error, "refresh failed");
+        // Only what was certainly not acted on leaves no doubt about the refresh token.
+        let intent_stays = error.is_ambiguous() || lease.intent_was_open;
+        let wait = self.backoff(grant.failures, error.retry_after());
+        self.storage
+            .release(grant, lease.owner, intent_stays, Some(wait), &error.to_string())
+            .await?;
+        let told = BrokerError::from_provider(&provider.name, error);
+        Ok(match told {
+            BrokerError::ProviderUnavailable { provider, .. } => {
+                BrokerError::ProviderUnavailable { provider, retry_after: wait }
+            }
+            told => told,
+        })
+    }
+
+    /// The provider says that the refresh token is dead. Perhaps another one lives.
+    async fn refused(
+        &self,
+        grant: &Grant,
+        provider: &Provider,
+        lease: &Lease,
+    ) -> Result<Held, BrokerError> {
+        let held = self.held(&grant.key).await?;
+        if held.grant.id != grant.id || held.grant.version != grant.version {
+            return Ok(held);
+        }
+        if let Some(fallback) = &lease.fallback
+            && self.storage.renew_lease(grant, lease.owner).await?
+        {
+            tracing::warn!("the refresh token is dead; trying the fallback");
+            if let Some(held) = self.try_fallback(grant, provider, lease, fallback).await? {
+                return Ok(held);
+            }
+        }
+        let reason = if lease.intent_was_open { "rotation_lost" } else { "invalid_grant" };
+        self.until_stored("a dead grant", || self.storage.flag(grant, reason)).await?;
+        tracing::warn!(reason, "the grant is dead; the user must authorize again");
+        let held = self.held(&grant.key).await?;
+        // A late answer of another replica may have won against the flag.
+        if held.grant.state == GrantState::Active && held.grant.version != grant.version {
+            return Ok(held);
+        }
+        Err(reauthorization(&grant.key))
+    }
+
+    /// One try with the refresh token that lost to a sibling. Absent where it is dead too.
+    async fn try_fallback(
+        &self,
+        grant: &Grant,
+        provider: &Provider,
+        lease: &Lease,
+        fallback: &SecretString,
+    ) -> Result<Option<Held>, BrokerError> {
+        let answer = self.http.refresh(provider, fallback).await;
+        match self.read_answer(grant, provider, lease, answer).await? {
+            Read::Tokens(mut tokens) => {
+                // A provider that does not rotate returns none: then the fallback is the one.
+                tokens.refresh_token.get_or_insert_with(|| fallback.clone());
+                self.commit(grant, provider, &tokens).await.map(Some)
+            }
+            Read::DeadRefreshToken => Ok(None),
+        }
+    }
+
+    /// Full jitter from 1 s, doubled with every failure; what the provider asks for comes first.
+    fn backoff(&self, failures: u32, retry_after: Option<Duration>) -> Duration {
+        let most = Duration::from_secs(1 << failures.min(9)).min(LONGEST_BACKOFF);
+        retry_after.unwrap_or_default().max(self.random.jitter(most))
+    }
+}
+
+enum Read {
+    Tokens(TokenSet),
+    DeadRefreshToken,
+}
+
+/// A refresh may narrow the scopes of a grant and never widens them (RFC 6749 section 6). A
+/// provider that names them otherwise than before has not narrowed them.
+fn never_widened(tokens: &mut TokenSet, grant: &Grant) {
+    let scopes = &mut tokens.access_token.scopes;
+    if !scopes.missing_from(&grant.scopes).is_empty() {
+        *scopes = grant.scopes.clone();
+    }
+}

@@ -1,0 +1,168 @@
+//! Revoke and RevokeAll: the grant is gone at once, and the provider is told now or later.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+
+use super::{Broker, BrokerError};
+use crate::domain::bot::Bot;
+use crate::domain::grant::{GrantKey, Subject};
+use crate::domain::name::Name;
+use crate::provider::ProviderError;
+use crate::storage::{ListFilter, Revocation, SubjectFilter};
+
+/// The longest pause between two attempts of the outbox.
+const LONGEST_PAUSE: Duration = Duration::from_secs(20);
+
+/// How many grants RevokeAll reads at a time.
+const PAGE: u64 = 100;
+
+/// How a revocation stands at the provider. The grant is gone here in every case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RevocationState {
+    /// The provider confirmed.
+    Done,
+    /// The broker goes on trying.
+    Pending,
+    /// The provider has no way to revoke.
+    Unsupported,
+    /// There was no grant.
+    NotNeeded,
+}
+
+impl Broker {
+    /// Forgets a grant, and tries once to revoke its tokens at the provider.
+    ///
+    /// # Errors
+    ///
+    /// [`BrokerError`]; then the grant is still there.
+    pub async fn revoke(
+        &self,
+        bot: &Bot,
+        key: &GrantKey,
+    ) -> Result<RevocationState, BrokerError> {
+        self.admit(bot, key)?;
+        self.revoke_key(key).await
+    }
+
+    async fn revoke_key(&self, key: &GrantKey) -> Result<RevocationState, BrokerError> {
+        let disposal = self.disposal(&key.provider);
+        let revoked = self.storage.revoke(key, &disposal).await?;
+        if !revoked.found {
+            return Ok(RevocationState::NotNeeded);
+        }
+        tracing::info!(provider = %key.provider, "grant revoked");
+        if !disposal.revocable {
+            return Ok(RevocationState::Unsupported);
+        }
+        let confirmed = join_all(revoked.revocations.iter().map(|r| self.try_revocation(r))).await;
+        let all_confirmed = confirmed.into_iter().all(|confirmed| confirmed);
+        // A refresh under way may yet mint another token; its commit puts it into the outbox.
+        Ok(if all_confirmed && !revoked.intent_open {
+            RevocationState::Done
+        } else {
+            RevocationState::Pending
+        })
+    }
+
+    /// Forgets every grant of a subject that the bot may use.
+    ///
+    /// # Errors
+    ///
+    /// [`BrokerError`]; what was revoked before stays so, and the call may be repeated.
+    pub async fn revoke_all(
+        &self,
+        bot: &Bot,
+        subject: &Subject,
+        provider: Option<&Name>,
+    ) -> Result<Vec<(GrantKey, RevocationState)>, BrokerError> {
+        Self::check_subject(bot, subject)?;
+        if let Some(provider) = provider {
+            self.provider_for(bot, provider)?;
+        }
+        let mut revoked = Vec::new();
+        loop {
+            // Each page is the first: what was revoked is gone.
+            let grants = self
+                .storage
+                .list_grants(&ListFilter {
+                    namespace: bot.namespace.clone(),
+                    providers: Some(self.providers_of(bot, provider)),
+                    subjects: Some(vec![SubjectFilter::Is(subject.as_str().to_owned())]),
+                    after: None,
+                    limit: PAGE,
+                })
+                .await?;
+            if grants.is_empty() {
+                return Ok(revoked);
+            }
+            for grant in grants {
+                let state = self.revoke_key(&grant.key).await?;
+                revoked.push((grant.key, state));
+            }
+        }
+    }
+
+    /// The configured providers that a bot may use, or the one of them that is named.
+    pub(super) fn providers_of(&self, bot: &Bot, only: Option<&Name>) -> Vec<Name> {
+        self.providers
+            .keys()
+            .filter(|name| bot.may_use(name.as_str()) && only.is_none_or(|only| only == *name))
+            .cloned()
+            .collect()
+    }
+
+    /// Makes one attempt for an entry of the outbox that the caller has claimed. True where the
+    /// provider confirmed.
+    pub async fn try_revocation(&self, revocation: &Revocation) -> bool {
+        let Some(provider) = self.providers.get(&revocation.key.provider) else {
+            self.postpone(revocation, "the provider is not configured").await;
+            return false;
+        };
+        match self.http.revoke(provider, revocation.kind, &revocation.token).await {
+            Ok(()) => {
+                // Should this fail, the entry is tried again, which does no harm.
+                if let Err(error) = self.storage.finish_revocation(revocation.id).await {
+                    tracing::warn!(%error, "cannot remove an entry of the outbox");
+                }
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, provider = %provider.name, "revocation failed");
+                self.postpone_after(revocation, &error).await;
+                false
+            }
+        }
+    }
+
+    async fn postpone_after(&self, revocation: &Revocation, error: &ProviderError) {
+        let wait = pause(revocation.attempts).max(error.retry_after().unwrap_or_default());
+        self.postpone_by(revocation, wait, &error.to_string()).await;
+    }
+
+    async fn postpone(&self, revocation: &Revocation, reason: &str) {
+        self.postpone_by(revocation, LONGEST_PAUSE, reason).await;
+    }
+
+    async fn postpone_by(&self, revocation: &Revocation, wait: Duration, reason: &str) {
+        if let Err(error) = self.storage.postpone_revocation(revocation.id, wait, reason).await {
+            tracing::warn!(%error, "cannot put an entry of the outbox off; its claim will end");
+        }
+    }
+}
+
+/// 1 s, doubled with every attempt, at most 20 s.
+fn pause(attempts: u32) -> Duration {
+    Duration::from_secs(1 << attempts.saturating_sub(1).min(5)).min(LONGEST_PAUSE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_twenty_seconds() {
+        let pauses: Vec<_> = (0..8).map(|attempts| pause(attempts).as_secs()).collect();
+        assert_eq!(pauses, [1, 1, 2, 4, 8, 16, 20, 20]);
+    }
+}

@@ -1,0 +1,136 @@
+//! The configuration: a TOML file with the environment over it, checked as a whole.
+//!
+//! Every section is a table that its reader takes apart key by key (`section`), so that a key that
+//! nobody enforces is a [`Problem`] and never ignored. All problems are told together.
+
+mod address;
+mod authorizations;
+mod bots;
+mod cache;
+mod database;
+mod document;
+mod encryption;
+mod grpc;
+mod http;
+mod ops;
+mod problem;
+mod providers;
+mod secret;
+mod section;
+mod telemetry;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::path::Path;
+
+pub use self::authorizations::Authorizations;
+pub use self::bots::METHODS;
+pub use self::database::Database;
+pub use self::encryption::{Encryption, EncryptionKey};
+pub use self::grpc::{Grpc, Plaintext};
+pub use self::http::Http;
+pub use self::ops::Ops;
+pub use self::problem::{Problem, Problems};
+pub use self::telemetry::{LogFormat, Telemetry};
+
+use self::problem::Reported;
+use self::section::Section;
+use crate::domain::bot::Bot;
+use crate::domain::provider::Provider;
+
+/// Sections of later versions.
+const UNSUPPORTED: [&str; 2] = ["egress", "audit"];
+
+/// A configuration that was found in order. Secrets are in types whose `Debug` says nothing.
+#[derive(Debug)]
+pub struct Config {
+    /// Where bots call.
+    pub grpc: Grpc,
+    /// Where browsers come.
+    pub http: Http,
+    /// Where the platform asks for health and metrics.
+    pub ops: Ops,
+    /// Where grants are stored.
+    pub database: Database,
+    /// The keys that seal what is stored.
+    pub encryption: Encryption,
+    /// How long a person has.
+    pub authorizations: Authorizations,
+    /// The authorization servers, in order of their names; at least one.
+    pub providers: Vec<Provider>,
+    /// The calling programs, in order of their names; at least one.
+    pub bots: Vec<Bot>,
+    /// What the service tells about itself.
+    pub telemetry: Telemetry,
+}
+
+impl Config {
+    /// Reads the file at `path` and lays over it the variables that start with `TOKEN_BROKER__`.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong, or that the file cannot be read or is no TOML.
+    pub fn load(
+        path: &Path,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, Problems> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            let wrong = format!("cannot be read: {error}; name a text file with --config");
+            Problems::new(vec![Problem::new(path.display().to_string(), wrong)])
+        })?;
+        Self::parse(&text, path.parent().unwrap_or(Path::new("")), environment)
+    }
+
+    /// The same for a text. Relative paths of `_file` keys, in the environment too, are resolved
+    /// against `folder`.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong, or that the text is no TOML.
+    pub fn parse(
+        text: &str,
+        folder: &Path,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, Problems> {
+        let (table, report) = document::read(text, folder, environment)
+            .map_err(|problem| Problems::new(vec![problem]))?;
+        let config = read(&mut Section::root(&report, table));
+        let problems = report.into_problems();
+        match config {
+            Ok(config) if problems.is_empty() => Ok(config),
+            _ => Err(Problems::new(problems)),
+        }
+    }
+}
+
+/// Reads every section before the first `?`, so that no problem hides another.
+fn read(root: &mut Section<'_>) -> Result<Config, Reported> {
+    let grpc = root.section("grpc").and_then(self::grpc::read);
+    let http = root.section("http").and_then(self::http::read);
+    let ops = root.section("ops").and_then(self::ops::read);
+    let database = root.section("database").and_then(self::database::read);
+    let encryption = root.section("encryption").and_then(self::encryption::read);
+    let authorizations = root.section("authorizations").and_then(self::authorizations::read);
+    let cache = root.section("cache").and_then(self::cache::read);
+    let found = self::providers::read(root);
+    let bots = self::bots::read(root, &found.names);
+    let telemetry = root.section("telemetry").and_then(self::telemetry::read);
+    root.refuse(&UNSUPPORTED);
+    root.finish();
+
+    cache?;
+    Ok(Config {
+        grpc: grpc?,
+        http: http?,
+        ops: ops?,
+        database: database?,
+        encryption: encryption?,
+        authorizations: authorizations?,
+        providers: found.providers?,
+        bots: bots?,
+        telemetry: telemetry?,
+    })
+}

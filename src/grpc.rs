@@ -1,0 +1,63 @@
+//! The gRPC edge: parse, call the broker, render.
+
+mod caller;
+mod convert;
+mod service;
+mod status;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+use tonic_health::server::HealthReporter;
+
+use crate::broker::Broker;
+
+/// The generated server. Its messages are those of the client crate.
+#[expect(clippy::allow_attributes, clippy::allow_attributes_without_reason, reason = "generated")]
+mod generated {
+    tonic::include_proto!("tokenbroker.v1");
+}
+
+pub use generated::token_broker_service_server::SERVICE_NAME;
+
+const CONTRACT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/contract.bin"));
+
+/// The largest request that is read, in bytes. Every field is bounded far below.
+const MAX_REQUEST: usize = 256 * 1024;
+
+/// Serves the broker, health and reflection on a listener until `shutdown`, and then until the
+/// calls under way have ended.
+///
+/// # Errors
+///
+/// [`tonic::transport::Error`] where serving fails.
+pub async fn serve(
+    broker: Arc<Broker>,
+    listener: TcpListener,
+    health: HealthReporter,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(CONTRACT)
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let service = service::Service::new(broker);
+    let service = generated::token_broker_service_server::TokenBrokerServiceServer::new(service)
+        .max_decoding_message_size(MAX_REQUEST);
+    let health =
+        tonic_health::pb::health_server::HealthServer::new(tonic_health::server::HealthService::from_health_reporter(health));
+    Server::builder()
+        .tcp_nodelay(true)
+        .add_service(health)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?)
+        .add_service(service)
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown)
+        .await?;
+    Ok(())
+}

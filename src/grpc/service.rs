@@ -1,0 +1,274 @@
+//! The service: one method an RPC, each of which parses, calls the broker and renders.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt};
+use token_broker_client::proto;
+use tonic::{Request, Response, Status};
+use tracing::Instrument;
+
+use super::caller::Callers;
+use super::generated::token_broker_service_server::TokenBrokerService;
+use super::status::{CallError, reason_of};
+use super::convert;
+use crate::broker::{Broker, BrokerError};
+use crate::domain::bot::Bot;
+use crate::telemetry;
+
+#[derive(Debug)]
+pub(super) struct Service {
+    broker: Arc<Broker>,
+    callers: Callers,
+}
+
+impl Service {
+    pub(super) fn new(broker: Arc<Broker>) -> Self {
+        let callers = Callers::new(broker.bots());
+        Self { broker, callers }
+    }
+
+    /// What every call has in common: who calls and whether it may, one span, and one log line for
+    /// an error.
+    async fn call<Req, Res, F>(
+        &self,
+        method: &'static str,
+        request: Request<Req>,
+        run: impl FnOnce(Arc<Broker>, Arc<Bot>, Req) -> F,
+    ) -> Result<Response<Res>, Status>
+    where
+        F: Future<Output = Result<Res, CallError>>,
+    {
+        let span = tracing::info_span!(
+            "rpc",
+            rpc.method = method,
+            bot = tracing::field::Empty,
+            trace_id = tracing::field::Empty,
+        );
+        telemetry::record_trace_id(&span);
+        async {
+            let result = match self.admit(method, &request) {
+                Ok(bot) => {
+                    tracing::Span::current().record("bot", bot.name.as_str());
+                    run(Arc::clone(&self.broker), bot, request.into_inner()).await
+                }
+                Err(error) => Err(error),
+            };
+            result.map(Response::new).map_err(refused)
+        }
+        .instrument(span)
+        .await
+    }
+
+    fn admit<Req>(
+        &self,
+        method: &'static str,
+        request: &Request<Req>,
+    ) -> Result<Arc<Bot>, CallError> {
+        let bot = self.callers.admit(request.metadata(), method)?;
+        if self.broker.draining().is_cancelled() {
+            return Err(CallError::Broker(BrokerError::Overloaded));
+        }
+        Ok(bot)
+    }
+}
+
+fn refused(error: CallError) -> Status {
+    let reason = reason_of(&error);
+    let status = Status::from(error);
+    tracing::info!(reason, message = status.message(), "call refused");
+    status
+}
+
+type WatchStream =
+    Pin<Box<dyn Stream<Item = Result<proto::WatchAuthorizationResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl TokenBrokerService for Service {
+    async fn authorize(
+        &self,
+        request: Request<proto::AuthorizeRequest>,
+    ) -> Result<Response<proto::AuthorizeResponse>, Status> {
+        self.call("Authorize", request, |broker, bot, message| async move {
+            let request = convert::authorize_request(&bot.namespace, message)?;
+            let started = broker.authorize(&bot, request).await?;
+            Ok(convert::authorize_response(&started))
+        })
+        .await
+    }
+
+    async fn get_authorization(
+        &self,
+        request: Request<proto::GetAuthorizationRequest>,
+    ) -> Result<Response<proto::GetAuthorizationResponse>, Status> {
+        self.call("GetAuthorization", request, |broker, bot, message| async move {
+            let id = convert::authorization_id(&message.authorization_id)?;
+            let view = broker.get_authorization(&bot, id).await?;
+            let authorization = Some(convert::authorization(view));
+            Ok(proto::GetAuthorizationResponse { authorization })
+        })
+        .await
+    }
+
+    type WatchAuthorizationStream = WatchStream;
+
+    async fn watch_authorization(
+        &self,
+        request: Request<proto::WatchAuthorizationRequest>,
+    ) -> Result<Response<WatchStream>, Status> {
+        self.call("WatchAuthorization", request, |broker, bot, message| async move {
+            let id = convert::authorization_id(&message.authorization_id)?;
+            let views = broker.watch_authorization(&bot, id).await?;
+            let messages = views.map(|view| {
+                let authorization = Some(convert::authorization(
+                    view.map_err(|error| refused(CallError::Broker(error)))?,
+                ));
+                Ok(proto::WatchAuthorizationResponse { authorization })
+            });
+            Ok(Box::pin(messages) as WatchStream)
+        })
+        .await
+    }
+
+    async fn confirm_authorization(
+        &self,
+        request: Request<proto::ConfirmAuthorizationRequest>,
+    ) -> Result<Response<proto::ConfirmAuthorizationResponse>, Status> {
+        self.call("ConfirmAuthorization", request, |broker, bot, message| async move {
+            let request = convert::confirm_request(message)?;
+            let grant = broker.confirm(&bot, request).await?;
+            Ok(proto::ConfirmAuthorizationResponse { grant: Some(convert::grant(&grant)) })
+        })
+        .await
+    }
+
+    async fn cancel_authorization(
+        &self,
+        request: Request<proto::CancelAuthorizationRequest>,
+    ) -> Result<Response<proto::CancelAuthorizationResponse>, Status> {
+        self.call("CancelAuthorization", request, |broker, bot, message| async move {
+            let id = convert::authorization_id(&message.authorization_id)?;
+            let view = broker.cancel(&bot, id).await?;
+            let authorization = Some(convert::authorization(view));
+            Ok(proto::CancelAuthorizationResponse { authorization })
+        })
+        .await
+    }
+
+    async fn get_token(
+        &self,
+        request: Request<proto::GetTokenRequest>,
+    ) -> Result<Response<proto::GetTokenResponse>, Status> {
+        self.call("GetToken", request, |broker, bot, message| async move {
+            let request = convert::lend_request(&bot.namespace, message)?;
+            let lent = broker.lend(&bot, request).await?;
+            Ok(proto::GetTokenResponse { token: Some(convert::token(lent)) })
+        })
+        .await
+    }
+
+    async fn refresh(
+        &self,
+        request: Request<proto::RefreshRequest>,
+    ) -> Result<Response<proto::RefreshResponse>, Status> {
+        self.call("Refresh", request, |broker, bot, message| async move {
+            let request = convert::refresh_request(&bot.namespace, message)?;
+            let lent = broker.refresh(&bot, request).await?;
+            Ok(proto::RefreshResponse { token: Some(convert::token(lent)) })
+        })
+        .await
+    }
+
+    async fn revoke(
+        &self,
+        request: Request<proto::RevokeRequest>,
+    ) -> Result<Response<proto::RevokeResponse>, Status> {
+        self.call("Revoke", request, |broker, bot, message| async move {
+            let key = convert::grant_key(&bot.namespace, message.key)?;
+            let state = broker.revoke(&bot, &key).await?;
+            Ok(proto::RevokeResponse { revocation: convert::revocation(state).into() })
+        })
+        .await
+    }
+
+    async fn revoke_all(
+        &self,
+        request: Request<proto::RevokeAllRequest>,
+    ) -> Result<Response<proto::RevokeAllResponse>, Status> {
+        self.call("RevokeAll", request, |broker, bot, message| async move {
+            let mut violations = convert::Violations::default();
+            let subject = violations.subject("subject", &message.subject);
+            let provider = match message.provider.as_str() {
+                "" => None,
+                text => violations.provider("provider", text),
+            };
+            let subject = violations.finish(subject)?;
+            let revoked = broker.revoke_all(&bot, &subject, provider.as_ref()).await?;
+            let grants = revoked.iter().map(|(key, state)| proto::RevokedGrant {
+                key: Some(convert::key_message(key)),
+                revocation: convert::revocation(*state).into(),
+            });
+            Ok(proto::RevokeAllResponse { grants: grants.collect() })
+        })
+        .await
+    }
+
+    async fn list_grants(
+        &self,
+        request: Request<proto::ListGrantsRequest>,
+    ) -> Result<Response<proto::ListGrantsResponse>, Status> {
+        self.call("ListGrants", request, |broker, bot, message| async move {
+            let (request, tokens) = convert::grants_page(message)?;
+            let (grants, next) = broker.list_grants(&bot, request).await?;
+            Ok(proto::ListGrantsResponse {
+                grants: grants.iter().map(convert::grant).collect(),
+                next_page_token: next
+                    .map(|next| tokens.write(&[&next.subject, &next.provider, &next.account]))
+                    .unwrap_or_default(),
+            })
+        })
+        .await
+    }
+
+    async fn list_providers(
+        &self,
+        request: Request<proto::ListProvidersRequest>,
+    ) -> Result<Response<proto::ListProvidersResponse>, Status> {
+        self.call("ListProviders", request, |broker, bot, message| async move {
+            let (size, after, tokens) = convert::providers_page(&message)?;
+            let mut rest = broker.list_providers(&bot, after.as_ref());
+            let providers: Vec<_> = rest.by_ref().take(size).map(convert::provider).collect();
+            let next_page_token = match (rest.next(), providers.last()) {
+                (Some(_), Some(last)) => tokens.write(&[&last.name]),
+                _ => String::new(),
+            };
+            Ok(proto::ListProvidersResponse { providers, next_page_token })
+        })
+        .await
+    }
+}
+
+/// The RPCs of the service, as configuration names them.
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    #[test]
+    fn configuration_knows_every_method() {
+        let contract =
+            prost_types::FileDescriptorSet::decode(super::super::CONTRACT).expect("the contract");
+        let service = contract
+            .file
+            .iter()
+            .flat_map(|file| &file.service)
+            .find(|service| service.name() == "TokenBrokerService")
+            .expect("the service");
+        let methods: Vec<_> = service.method.iter().map(|method| method.name()).collect();
+        let mut known = crate::config::METHODS.to_vec();
+        known.sort_unstable();
+        let mut methods_sorted = methods.clone();
+        methods_sorted.sort_unstable();
+        assert_eq!(methods_sorted, known);
+    }
+}

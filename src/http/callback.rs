@@ -1,0 +1,111 @@
+//! `/oauth2/callback/{provider}`: takes the redirect and answers the result page.
+
+use axum::extract::{Path, RawQuery, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
+use url::form_urlencoded;
+
+use super::{SharedBroker, browser, page};
+use crate::broker::Broker;
+use crate::broker::complete::{Problem, Redirect};
+use crate::provider::OAuthError;
+
+/// The longest parameter that is read, in bytes.
+const MAX_PARAMETER: usize = 8 * 1024;
+
+/// The parameter that carries a posted form, sealed.
+const SEALED: &str = "sealed";
+
+pub(super) async fn callback(
+    State(broker): SharedBroker,
+    Path(provider): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let mut query = query.unwrap_or_default();
+    if let Some(sealed) = only_sealed(&query) {
+        match open(&broker, &provider, &sealed) {
+            Some(form) => query = form,
+            None => return page::problem(&Problem::UnknownRedirect),
+        }
+    }
+    let browser = browser::secret(&headers, &broker.settings().public_url);
+    page::landing(&broker.complete(parse(provider, &query), browser).await)
+}
+
+/// `response_mode=form_post`: a cross-site POST comes without the Lax cookie, so the browser is
+/// sent to the GET of the same address, with the form sealed, for a URL is seen by many.
+pub(super) async fn form_post(
+    State(broker): SharedBroker,
+    Path(provider): Path<String>,
+    form: String,
+) -> Response {
+    let sealed = broker.seal_form(&provider, form.as_bytes());
+    let location = format!("?{SEALED}={}", BASE64_URL_SAFE_NO_PAD.encode(sealed));
+    (StatusCode::SEE_OTHER, [(header::LOCATION, location)]).into_response()
+}
+
+fn only_sealed(query: &str) -> Option<String> {
+    let mut pairs = form_urlencoded::parse(query.as_bytes());
+    match (pairs.next(), pairs.next()) {
+        (Some((name, value)), None) if name == SEALED => Some(value.into_owned()),
+        _ => None,
+    }
+}
+
+fn open(broker: &Broker, provider: &str, sealed: &str) -> Option<String> {
+    let sealed = BASE64_URL_SAFE_NO_PAD.decode(sealed).ok()?;
+    String::from_utf8(broker.open_form(provider, &sealed)?).ok()
+}
+
+fn parse(provider: String, query: &str) -> Redirect {
+    let mut redirect =
+        Redirect { provider, state: None, code: None, error: None, iss: None, repeated: false };
+    let mut states = 0;
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        if value.len() > MAX_PARAMETER {
+            continue;
+        }
+        let repeated = match name.as_ref() {
+            "state" => {
+                states += 1;
+                redirect.state.replace(value.into_owned()).is_some()
+            }
+            "code" => redirect.code.replace(value.into_owned().into()).is_some(),
+            "error" => redirect.error.replace(OAuthError::new(&value)).is_some(),
+            "iss" => redirect.iss.replace(value.into_owned()).is_some(),
+            _ => false,
+        };
+        redirect.repeated |= repeated;
+    }
+    if states > 1 {
+        // Which of them to believe? None.
+        redirect.state = None;
+    }
+    redirect
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret;
+
+    use super::*;
+
+    #[test]
+    fn a_redirect_is_read() {
+        let redirect = parse("acme".into(), "code=a%2Bb&state=s&iss=https%3A%2F%2Fi&x=1&x=2");
+        assert_eq!(redirect.code.map(|c| c.expose_secret().to_owned()).as_deref(), Some("a+b"));
+        assert_eq!(redirect.state.as_deref(), Some("s"));
+        assert_eq!(redirect.iss.as_deref(), Some("https://i"));
+        assert!(!redirect.repeated);
+    }
+
+    #[test]
+    fn repeated_parameters_are_noticed() {
+        assert!(parse("acme".into(), "code=a&code=a&state=s").repeated);
+        assert!(parse("acme".into(), "code=a&iss=1&iss=1&state=s").repeated);
+        let redirect = parse("acme".into(), "code=a&state=s&state=t");
+        assert!(redirect.repeated && redirect.state.is_none());
+    }
+}

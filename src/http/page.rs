@@ -1,0 +1,176 @@
+//! The result pages. No script, no token, nothing of the query but known error codes.
+
+use askama::Template;
+use axum::http::StatusCode;
+use axum::response::{Html, IntoResponse, Response};
+
+use crate::broker::complete::{Landing, Problem};
+use crate::telemetry;
+
+#[derive(Template)]
+#[template(path = "result.html")]
+struct Page {
+    heading: &'static str,
+    paragraphs: Vec<String>,
+    code: Option<ConfirmationCode>,
+    link: Option<Link>,
+    trace_id: Option<String>,
+}
+
+struct ConfirmationCode {
+    /// In two groups, for reading.
+    shown: String,
+    bot: String,
+    subject: String,
+    minutes: u64,
+}
+
+struct Link {
+    text: &'static str,
+    url: String,
+}
+
+impl Page {
+    fn new(heading: &'static str) -> Self {
+        Self { heading, paragraphs: Vec::new(), code: None, link: None, trace_id: None }
+    }
+
+    fn say(mut self, sentence: impl Into<String>) -> Self {
+        self.paragraphs.push(sentence.into());
+        self
+    }
+
+    fn back_to(mut self, return_url: Option<&String>) -> Self {
+        self.link = return_url.map(|url| Link { text: "Back to the chat", url: url.clone() });
+        self
+    }
+
+    fn start_again(mut self, url: &impl ToString) -> Self {
+        self.link = Some(Link { text: "Start again", url: url.to_string() });
+        self
+    }
+
+    fn answer(self, status: StatusCode) -> Response {
+        match self.render() {
+            Ok(html) => (status, Html(html)).into_response(),
+            Err(error) => {
+                tracing::error!(%error, "cannot render a page");
+                StatusCode::INTERNAL_SERVER_ERROR.into_response()
+            }
+        }
+    }
+}
+
+pub(super) fn landing(landing: &Landing) -> Response {
+    match landing {
+        Landing::Confirm { code, bot, subject, provider, ttl, return_url } => {
+            let (first, second) = code.split_at(code.len() / 2);
+            let mut page = Page::new("One more step")
+                .say(format!("{provider} has answered. Is it you who asked for this?"))
+                .back_to(return_url.as_ref());
+            page.code = Some(ConfirmationCode {
+                shown: format!("{first} {second}"),
+                bot: bot.to_string(),
+                subject: subject.as_str().to_owned(),
+                minutes: ttl.as_secs().div_ceil(60),
+            });
+            page.answer(StatusCode::OK)
+        }
+        Landing::Authorized { provider, return_url } => Page::new("All done")
+            .say(format!("The bot can use {provider} for you now. You can close this page."))
+            .back_to(return_url.as_ref())
+            .answer(StatusCode::OK),
+        Landing::Denied { provider, return_url } => Page::new("Nothing was shared")
+            .say(format!("You refused at {provider}, so the bot got nothing."))
+            .say("If you change your mind, ask the bot for a new link.")
+            .back_to(return_url.as_ref())
+            .answer(StatusCode::OK),
+        Landing::Problem(problem) => self::problem(problem),
+    }
+}
+
+pub(super) fn problem(problem: &Problem) -> Response {
+    let (page, status) = match problem {
+        Problem::UnknownLink | Problem::UnknownRedirect => (
+            Page::new("This link is not known")
+                .say("Was it copied whole? If so, ask the bot in your chat for a new one."),
+            StatusCode::BAD_REQUEST,
+        ),
+        Problem::EndedLink => (
+            Page::new("This link no longer works")
+                .say("It was used, cancelled, or is too old. Ask the bot in your chat for a new one."),
+            StatusCode::BAD_REQUEST,
+        ),
+        Problem::OtherBrowser { start } => (
+            Page::new("Another browser, or no cookie")
+                .say(
+                    "The sign-in has to end in the browser in which it began, and that browser \
+                     has to keep this site's cookie.",
+                )
+                .say("Start again here, if it was you who asked the bot for this.")
+                .start_again(start),
+            StatusCode::BAD_REQUEST,
+        ),
+        Problem::UsedRedirect { start } => {
+            let page = Page::new("This page was used before");
+            let page = match start {
+                Some(start) => page.say("Start again here.").start_again(start),
+                None => page.say(
+                    "The sign-in went on in another tab: look for the code there, or ask the bot \
+                     in your chat for a new link.",
+                ),
+            };
+            (page, StatusCode::BAD_REQUEST)
+        }
+        Problem::WrongRedirect { start } => (
+            Page::new("The answer cannot be used")
+                .say("What came back from the provider is not of its form. Nothing was stored.")
+                .start_again(start),
+            StatusCode::BAD_REQUEST,
+        ),
+        Problem::RefusedCode { start } => (
+            Page::new("The provider did not take it")
+                .say("It refused its own code, as it does when a page is left open for too long.")
+                .start_again(start),
+            StatusCode::BAD_GATEWAY,
+        ),
+        Problem::ProviderFailed { provider, error } => (
+            Page::new("The provider did not play along")
+                .say(format!("{provider} answered with an error{}.", known(error)))
+                .say("Ask the bot in your chat for a new link and try again later."),
+            StatusCode::BAD_GATEWAY,
+        ),
+        Problem::Failed { description } => {
+            (Page::new("It did not work").say(description.clone()), StatusCode::BAD_REQUEST)
+        }
+        Problem::Unavailable => (
+            Page::new("Not now")
+                .say("The service cannot take this at the moment. Reload this page in a minute."),
+            StatusCode::SERVICE_UNAVAILABLE,
+        ),
+    };
+    let page = Page { trace_id: Some(telemetry::trace_id()), ..page };
+    page.answer(status)
+}
+
+pub(super) async fn not_found() -> Response {
+    Page::new("There is nothing here")
+        .say("Links to this service come from a bot in your chat.")
+        .answer(StatusCode::NOT_FOUND)
+}
+
+/// The error codes of RFC 6749 sections 4.1.2.1 and 5.2; any other is for the log alone.
+fn known(error: &str) -> String {
+    let known = [
+        "invalid_request",
+        "unauthorized_client",
+        "unsupported_response_type",
+        "invalid_scope",
+        "server_error",
+        "temporarily_unavailable",
+        "invalid_client",
+        "invalid_grant",
+        "unsupported_grant_type",
+    ];
+    if known.contains(&error) { format!(" ({error})") } else { String::new() }
+}

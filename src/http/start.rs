@@ -1,0 +1,26 @@
+//! `GET /oauth2/start/{authorization_id}`: gives the browser its cookie and sends it to the provider.
+
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use super::{SharedBroker, browser, page};
+
+pub(super) async fn start(
+    State(broker): SharedBroker,
+    Path(authorization_id): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    let public_url = &broker.settings().public_url;
+    let browser = browser::secret(&headers, public_url);
+    match broker.start(&authorization_id, browser).await {
+        Ok(departure) => {
+            let cookie = browser::set_cookie(&departure.browser, public_url);
+            // 303: whatever brought the browser here, it goes on with a GET (RFC 9700 4.12).
+            let headers =
+                [(header::LOCATION, departure.url.to_string()), (header::SET_COOKIE, cookie)];
+            (StatusCode::SEE_OTHER, headers).into_response()
+        }
+        Err(problem) => page::problem(&problem),
+    }
+}

@@ -1,0 +1,11 @@
+//! Calls to providers: what is sent, and what is made of the answer.
+
+pub mod endpoint;
+pub mod error;
+pub mod exchange;
+pub mod http;
+pub mod response;
+pub mod revoke;
+
+pub use error::{OAuthError, ProviderError};
+pub use http::Http;

@@ -1,0 +1,110 @@
+//! What can go wrong with a provider, sorted once for all use cases.
+
+use std::time::Duration;
+
+/// An error answer of the token endpoint (RFC 6749 section 5.2) or of the redirect (section
+/// 4.1.2.1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OAuthError {
+    /// The error code, reduced to printable characters and 64 bytes.
+    pub code: String,
+}
+
+impl OAuthError {
+    /// Takes an error code from outside: whatever it is, it can be shown and logged.
+    #[must_use]
+    pub fn new(code: &str) -> Self {
+        let code = code
+            .chars()
+            .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
+            .take(64)
+            .collect();
+        Self { code }
+    }
+
+    /// Whether it says that the code or the refresh token is dead.
+    #[must_use]
+    pub fn is_invalid_grant(&self) -> bool {
+        self.code == "invalid_grant"
+    }
+
+    /// Whether it says that the broker's own registration is at fault.
+    #[must_use]
+    pub fn is_misconfiguration(&self) -> bool {
+        matches!(
+            self.code.as_str(),
+            "invalid_client" | "unauthorized_client" | "redirect_uri_mismatch"
+        )
+    }
+}
+
+/// Why a provider gave no 2xx answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProviderError {
+    /// No connection, so nothing was sent.
+    #[error("cannot connect: {0}")]
+    NotSent(String),
+    /// Something was sent and no whole answer came back: the provider may have acted on it.
+    #[error("no answer: {0}")]
+    NoAnswer(String),
+    /// 5xx: the provider may have acted on the request.
+    #[error("status {status}")]
+    Broken {
+        /// The HTTP status.
+        status: u16,
+        /// What `Retry-After` says.
+        retry_after: Option<Duration>,
+    },
+    /// 429: the provider refused to act.
+    #[error("rate limited")]
+    RateLimited {
+        /// What `Retry-After` says.
+        retry_after: Option<Duration>,
+    },
+    /// An OAuth error.
+    #[error("error {:?}, status {status}", error.code)]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// What the provider said.
+        error: OAuthError,
+    },
+    /// Another 4xx, a redirect, or something that is no answer of the protocol.
+    #[error("unexpected answer: {0}")]
+    Odd(String),
+}
+
+impl ProviderError {
+    /// Whether the provider may have acted on the request although no answer was stored.
+    #[must_use]
+    pub fn is_ambiguous(&self) -> bool {
+        matches!(self, Self::NoAnswer(_) | Self::Broken { .. })
+    }
+
+    /// Whether the same request may succeed later.
+    #[must_use]
+    pub fn is_unavailable(&self) -> bool {
+        self.is_ambiguous() || matches!(self, Self::NotSent(_) | Self::RateLimited { .. })
+    }
+
+    /// What `Retry-After` says (RFC 9110 section 10.2.3).
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Broken { retry_after, .. } | Self::RateLimited { retry_after } => *retry_after,
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_code_from_outside_is_harmless() {
+        let error = OAuthError::new(&format!("<b>\r\ninvalid_grant{}", "x".repeat(100)));
+        assert!(error.code.starts_with("binvalid_grantxxx"));
+        assert_eq!(error.code.len(), 64);
+    }
+}

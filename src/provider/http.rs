@@ -1,0 +1,156 @@
+//! One HTTP call to a provider: no redirect, a limit on the whole time and on the size.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{Request, StatusCode};
+use secrecy::SecretSlice;
+
+use super::error::{OAuthError, ProviderError};
+use super::response;
+use crate::domain::token::RawAnswer;
+
+/// How long one call may take in total, from the first byte sent to the last one read.
+pub const TIMEOUT: Duration = Duration::from_secs(10);
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How large an answer may be, after decompression.
+const MAX_BODY: usize = 1024 * 1024;
+
+/// The longest `Retry-After` that is believed.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
+
+/// The client for all providers.
+#[derive(Debug, Clone)]
+pub struct Http {
+    client: reqwest::Client,
+    timeout: Duration,
+}
+
+impl Http {
+    /// A client with the limits of this module.
+    ///
+    /// # Errors
+    ///
+    /// [`reqwest::Error`] where TLS cannot be set up.
+    pub fn new() -> Result<Self, reqwest::Error> {
+        Self::with_timeout(TIMEOUT)
+    }
+
+    /// A client with another limit on the whole time, for tests of the limit.
+    ///
+    /// # Errors
+    ///
+    /// [`reqwest::Error`] where TLS cannot be set up.
+    pub fn with_timeout(timeout: Duration) -> Result<Self, reqwest::Error> {
+        // Fails where a provider has been installed already, which then serves.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = reqwest::Client::builder()
+            // A redirect would carry the code or the client secret to wherever it points.
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .user_agent(concat!("token-broker/", env!("CARGO_PKG_VERSION")))
+            .build()?;
+        Ok(Self { client, timeout })
+    }
+
+    /// Sends a request and reads a token answer: whatever a 2xx carries, for its body may be the
+    /// only copy of a rotated refresh token.
+    ///
+    /// # Errors
+    ///
+    /// [`ProviderError`] where there is no 2xx.
+    pub(super) async fn token_answer(
+        &self,
+        request: Request<Vec<u8>>,
+    ) -> Result<RawAnswer, ProviderError> {
+        let (status, content_type, body) = self.send(request).await?;
+        let answer = RawAnswer { content_type, body: SecretSlice::from(Vec::from(body)) };
+        if status.is_success() {
+            return Ok(answer);
+        }
+        match response::error_in(&answer) {
+            Some(error) => Err(refused(status, error)),
+            // A 401 refuses the client, whatever words it uses (RFC 6749 section 5.2).
+            None if status == StatusCode::UNAUTHORIZED => {
+                Err(refused(status, OAuthError::new("invalid_client")))
+            }
+            None => Err(ProviderError::Odd(format!("status {}", status.as_u16()))),
+        }
+    }
+
+    /// Sends a request. A 5xx or 429 is an error; any other status is for the caller.
+    pub(super) async fn send(
+        &self,
+        request: Request<Vec<u8>>,
+    ) -> Result<(StatusCode, String, Bytes), ProviderError> {
+        tokio::time::timeout(self.timeout, self.send_unlimited(request))
+            .await
+            .unwrap_or_else(|_| Err(ProviderError::NoAnswer("timed out".to_owned())))
+    }
+
+    async fn send_unlimited(
+        &self,
+        request: Request<Vec<u8>>,
+    ) -> Result<(StatusCode, String, Bytes), ProviderError> {
+        let request = reqwest::Request::try_from(request)
+            .map_err(|_| ProviderError::NotSent("the endpoint is no URL".to_owned()))?;
+        // Errors are told without their URL, which may hold a secret parameter.
+        let mut answer = self.client.execute(request).await.map_err(|error| {
+            let text = describe(&error);
+            if error.is_connect() || error.is_builder() {
+                ProviderError::NotSent(text)
+            } else {
+                ProviderError::NoAnswer(text)
+            }
+        })?;
+        let status = answer.status();
+        let header = |name| answer.headers().get(name).and_then(|value| value.to_str().ok());
+        let retry_after = header(RETRY_AFTER)
+            .and_then(|text| text.trim().parse().ok())
+            .map(|seconds| Duration::from_secs(seconds).min(MAX_RETRY_AFTER));
+        let content_type = header(CONTENT_TYPE).unwrap_or_default().to_owned();
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            return Err(ProviderError::RateLimited { retry_after });
+        }
+        if status.is_server_error() {
+            return Err(ProviderError::Broken { status: status.as_u16(), retry_after });
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) =
+            answer.chunk().await.map_err(|error| ProviderError::NoAnswer(describe(&error)))?
+        {
+            if body.len() + chunk.len() > MAX_BODY {
+                return Err(ProviderError::Odd(format!("more than {MAX_BODY} bytes")));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok((status, content_type, body.into()))
+    }
+}
+
+fn refused(status: StatusCode, error: OAuthError) -> ProviderError {
+    ProviderError::Refused { status: status.as_u16(), error }
+}
+
+/// The kind of an error, and its innermost cause; never the URL.
+fn describe(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    let kind = if error.is_timeout() {
+        "timed out"
+    } else if error.is_connect() {
+        "connect"
+    } else {
+        "transport"
+    };
+    if std::ptr::eq(cause as *const _ as *const (), error as *const _ as *const ()) {
+        kind.to_owned()
+    } else {
+        format!("{kind}: {cause}")
+    }
+}
