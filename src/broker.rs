@@ -173,6 +173,15 @@ impl Broker {
         }
     }
 
+    /// Ends authorizations whose time is up, at most `limit`. Gives how many rows it dealt with.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`].
+    pub async fn sweep(&self, limit: u64) -> Result<usize, StorageError> {
+        self.storage.sweep_authorizations(limit, |provider| self.disposal(provider)).await
+    }
+
     /// Stores something that must not be lost, however long the database is away.
     async fn until_stored<T, F>(
         &self,

@@ -1,6 +1,35 @@
-//! token-broker
+//! token-broker keeps OAuth 2.0 tokens of chat users, and lends access tokens to bots over gRPC.
+//!
+//! # Map
+//!
+//! Imports run downward only:
+//!
+//! ```text
+//! main, cli, demo            parse the command line, compose, run
+//! runtime                    listeners, workers, health, the way to a clean end
+//! grpc        http           the two edges: parse, call the broker, render
+//! workers                    beside the edges: the outbox, the sweep, the watch over storage
+//!     broker                 the use cases, one file each
+//! provider  storage  crypto  what the broker needs from outside
+//!     domain                 plain types and state machines
+//! ```
+//!
+//! [`config`] reads what the operator wrote into domain types; [`telemetry`] logs.
+//!
+//! A call goes `grpc/service.rs`, then `broker/*.rs`, then `provider` or `storage`, and back.
+//!
+//! # Where to add
+//!
+//! - **a provider**: it is configuration, `[providers.<name>]`; a new kind of deviation is a field of
+//!   [`domain::provider::Provider`], read in `config/providers.rs` and heeded in [`provider`].
+//! - **an RPC**: `proto/`, a method in `grpc/service.rs`, its conversion in `grpc/convert.rs`, a use
+//!   case in [`broker`], its name in [`config::METHODS`].
+//! - **a column**: a new step in `migrations/` (see the README there), the entity in
+//!   `storage/entity/`, its conversion beside the statements that use it.
+//! - **an error**: a variant of [`broker::BrokerError`], and its row in `grpc/status.rs`.
 
 pub mod broker;
+pub mod cli;
 pub mod config;
 pub mod crypto;
 pub mod demo;
@@ -8,5 +37,7 @@ pub mod domain;
 pub mod grpc;
 pub mod http;
 pub mod provider;
+pub mod runtime;
 pub mod storage;
 pub mod telemetry;
+pub mod workers;

@@ -1,1 +1,5 @@
-fn main(){}
+//! The `token-broker` command.
+
+fn main() -> std::process::ExitCode {
+    token_broker::cli::run()
+}

@@ -7,6 +7,7 @@ use opentelemetry::trace::{TraceContextExt, TracerProvider};
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
@@ -20,7 +21,16 @@ pub enum Format {
     Text,
 }
 
-/// Begins logging to standard error, and giving trace ids.
+/// Where log lines go.
+#[derive(Debug)]
+pub enum Output {
+    /// Standard error.
+    StandardError,
+    /// A file, for a program whose terminal is taken.
+    File(std::fs::File),
+}
+
+/// Begins logging, and giving trace ids.
 ///
 /// # Errors
 ///
@@ -28,10 +38,16 @@ pub enum Format {
 pub fn init(
     filter: &str,
     format: Format,
+    output: Output,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let filter = EnvFilter::try_new(filter)?;
     let tracer = SdkTracerProvider::builder().build().tracer("token-broker");
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let writer = match output {
+        Output::StandardError => BoxMakeWriter::new(std::io::stderr),
+        Output::File(file) => BoxMakeWriter::new(std::sync::Mutex::new(file)),
+    };
+    // Without colours: they would stand in files, and confuse whoever searches them.
+    let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(writer);
     let lines = match format {
         Format::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
         Format::Text => lines.boxed(),

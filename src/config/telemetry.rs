@@ -5,6 +5,7 @@ use tracing_subscriber::EnvFilter;
 use super::problem::Reported;
 use super::section::Section;
 use super::value::{choice, parsed};
+pub use crate::telemetry::Format as LogFormat;
 
 /// Keys of later versions.
 const UNSUPPORTED: [&str; 1] = ["otlp_endpoint"];
@@ -16,15 +17,6 @@ pub struct Telemetry {
     pub log: String,
     /// How a line of the log looks.
     pub log_format: LogFormat,
-}
-
-/// How a line of the log looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// A JSON object, for machines.
-    Json,
-    /// Text, for people.
-    Text,
 }
 
 pub(super) fn read(mut section: Section<'_>) -> Result<Telemetry, Reported> {

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
 use url::Url;
 
 use super::name::Name;
@@ -32,6 +34,50 @@ pub struct Bot {
     pub methods: Option<BTreeSet<String>>,
     /// How many calls a replica takes from the bot. Absent: no limit.
     pub rate: Option<Rate>,
+}
+
+/// A bot's credential: 256 random bits, so that an unsalted hash of it is enough.
+pub struct ApiKey(SecretString);
+
+impl ApiKey {
+    /// A new key of random bytes, which the caller hands in. The prefix lets secret scanners find
+    /// one that leaked.
+    #[must_use]
+    pub fn from_random(bytes: [u8; 32]) -> Self {
+        use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
+
+        Self(format!("tbk_{}", BASE64_URL_SAFE_NO_PAD.encode(bytes)).into())
+    }
+
+    /// The key, for the bot.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+
+    /// What the broker keeps of it.
+    #[must_use]
+    pub fn sha256(&self) -> [u8; 32] {
+        Self::hash(self.expose())
+    }
+
+    /// What the broker keeps of a key that a caller sent.
+    #[must_use]
+    pub fn hash(key: &str) -> [u8; 32] {
+        Sha256::digest(key.as_bytes()).into()
+    }
+}
+
+impl From<String> for ApiKey {
+    fn from(key: String) -> Self {
+        Self(key.into())
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ApiKey")
+    }
 }
 
 /// Which providers a bot may use.

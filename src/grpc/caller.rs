@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use governor::clock::Clock;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use tonic::metadata::MetadataMap;
 
 use super::status::CallError;
-use crate::domain::bot::Bot;
+use crate::domain::bot::{ApiKey, Bot};
 use crate::domain::name::Name;
 
 /// The bots that may call, by their credentials.
@@ -65,7 +64,7 @@ impl Callers {
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
             .map(|(_, key)| key.trim())
             .ok_or(CallError::Unauthenticated)?;
-        let hash: [u8; 32] = Sha256::digest(key.as_bytes()).into();
+        let hash = ApiKey::hash(key);
         // Every key is compared, whole: the time tells neither which one is near nor how near.
         let mut found = u64::MAX;
         for (index, (known, _)) in self.keys.iter().enumerate() {

@@ -34,6 +34,14 @@ pub struct Settings {
     pub clock: Clock,
 }
 
+impl Settings {
+    /// The SQLite file, where it does not exist yet.
+    #[must_use]
+    pub fn missing_file(&self) -> Option<PathBuf> {
+        sqlite_path(self.url.expose_secret()).filter(|path| !path.exists())
+    }
+}
+
 /// Which migrations have been applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MigrationStatus {

@@ -1,0 +1,177 @@
+//! The command line.
+
+mod api_key;
+mod check;
+mod keys;
+mod migrate;
+mod serve;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, Parser, Subcommand};
+use secrecy::ExposeSecret;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::crypto::keyring::Keyring;
+use crate::crypto::random::Random;
+use crate::demo;
+use crate::storage::{Clock, Settings, Storage};
+
+/// Brokers OAuth 2.0 tokens for chat bots, over gRPC.
+#[derive(Debug, Parser)]
+#[command(name = "token-broker", version, arg_required_else_help = true)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs everything on loopback, with a demo provider and a chat prompt
+    Demo(demo::Arguments),
+    /// Runs the service
+    Serve(WithConfig),
+    /// Validates the configuration, the keys and the database, and prints all that is wrong
+    Check(WithConfig),
+    /// Applies the migrations that the database lacks
+    Migrate {
+        #[command(flatten)]
+        config: WithConfig,
+        /// Only tell which have been applied
+        #[arg(long)]
+        status: bool,
+    },
+    /// Makes encryption keys
+    Keys {
+        #[command(subcommand)]
+        command: KeysCommand,
+    },
+    /// Makes API keys for bots
+    ApiKey {
+        #[command(subcommand)]
+        command: ApiKeyCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum KeysCommand {
+    /// Prints a new keyring entry
+    New {
+        /// The name of the key, which is stored beside what it seals
+        #[arg(long, default_value = "1")]
+        id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ApiKeyCommand {
+    /// Prints a new API key, and the SHA-256 to configure
+    New,
+}
+
+#[derive(Debug, Args)]
+struct WithConfig {
+    /// The configuration, a TOML file; the environment (`TOKEN_BROKER__…`) is laid over it
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// Runs the command that the process was started with.
+#[must_use]
+pub fn run() -> ExitCode {
+    let command = CommandLine::parse().command;
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&anyhow::anyhow!("cannot start: {error}")),
+    };
+    let ended = runtime.block_on(execute(command));
+    // A thread that waits for the terminal must not hold the process back.
+    runtime.shutdown_background();
+    match ended {
+        Ok(code) => code,
+        Err(error) => fail(&error),
+    }
+}
+
+async fn execute(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Demo(arguments) => demo::run(arguments, stop_signals()?).await,
+        Command::Serve(config) => serve::run(&load(&config.config)?, stop_signals()?).await,
+        Command::Check(config) => check::run(&config.config).await,
+        Command::Migrate { config, status } => migrate::run(&load(&config.config)?, status).await,
+        Command::Keys { command: KeysCommand::New { id } } => keys::new(&id),
+        Command::ApiKey { command: ApiKeyCommand::New } => api_key::new(),
+    }
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    // Nothing can be done where standard error is closed.
+    let _ = writeln!(std::io::stderr(), "token-broker: {error:#}");
+    ExitCode::FAILURE
+}
+
+/// Writes lines for whoever ran the command.
+fn say(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}")?;
+    out.flush()
+}
+
+fn load(path: &Path) -> anyhow::Result<Config> {
+    Config::load(path, environment()).map_err(|problems| {
+        anyhow::anyhow!("the configuration {} cannot be used:\n{problems}", path.display())
+    })
+}
+
+/// The environment, save variables that are no text, which name no key.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+fn keyring(config: &Config) -> anyhow::Result<Arc<Keyring>> {
+    let keys = config.encryption.keys.iter().map(|k| (k.id.as_str(), k.key.expose_secret()));
+    Keyring::new(keys).map(Arc::new).ok_or_else(|| anyhow::anyhow!("encryption.keys: no key"))
+}
+
+fn storage_settings(config: &Config) -> Settings {
+    Settings {
+        url: config.database.url.clone(),
+        max_connections: config.database.max_connections,
+        clock: Clock::Database,
+    }
+}
+
+async fn connect(config: &Config) -> anyhow::Result<Storage> {
+    Storage::connect(&storage_settings(config), keyring(config)?, Random::system())
+        .await
+        .map_err(|error| anyhow::anyhow!("cannot open the database: {error}"))
+}
+
+/// Ends with SIGTERM or SIGINT. A second one ends the process at once.
+fn stop_signals() -> std::io::Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let stop = CancellationToken::new();
+    let stopping = stop.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if stopping.is_cancelled() {
+                tracing::error!("stopped at once by a second signal");
+                std::process::exit(1);
+            }
+            stopping.cancel();
+        }
+    });
+    Ok(stop)
+}

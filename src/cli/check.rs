@@ -1,0 +1,47 @@
+//! `check`: everything that would keep `serve` from starting, told at once.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use super::{connect, environment, say};
+use crate::config::Config;
+
+pub(super) async fn run(path: &Path) -> anyhow::Result<ExitCode> {
+    let config = match Config::load(path, environment()) {
+        Ok(config) => config,
+        Err(problems) => {
+            say(&problems.to_string())?;
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    say(&format!(
+        "configuration: in order ({} providers, {} bots, {} keys)",
+        config.providers.len(),
+        config.bots.len(),
+        config.encryption.keys.len()
+    ))?;
+    match database(&config).await {
+        Ok(told) => {
+            say(&format!("database: {told}"))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            say(&format!("database: {error:#}"))?;
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+async fn database(config: &Config) -> anyhow::Result<String> {
+    if let Some(missing) = super::storage_settings(config).missing_file() {
+        return Ok(format!("{} is not there yet; serve makes it", missing.display()));
+    }
+    let storage = connect(config).await?;
+    let status = storage.migration_status().await?;
+    storage.close().await?;
+    let (applied, pending) = (status.applied.len(), status.pending.len());
+    if pending > 0 && !config.database.migrate {
+        anyhow::bail!("{pending} migrations are missing: run `token-broker migrate --config FILE`");
+    }
+    Ok(format!("in order ({applied} migrations applied, {pending} to be applied by serve)"))
+}

@@ -1,0 +1,72 @@
+//! `serve`: the service.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio_util::sync::CancellationToken;
+
+use super::{keyring, storage_settings};
+use crate::broker::{Broker, Parts, Settings};
+use crate::config::Config;
+use crate::crypto::random::Random;
+use crate::provider::Http;
+use crate::runtime::{self, Listeners};
+use crate::storage::Storage;
+use crate::telemetry::{self, Output};
+
+pub(super) async fn run(config: &Config, stop: CancellationToken) -> anyhow::Result<ExitCode> {
+    let log = &config.telemetry;
+    telemetry::init(&log.log, log.log_format, Output::StandardError)
+        .map_err(|error| anyhow::anyhow!("telemetry: {error}"))?;
+    let storage = open(config).await?;
+    let listeners = Listeners::bind(config.grpc.listen, config.http.listen, config.ops.listen)
+        .await
+        .map_err(|(address, error)| anyhow::anyhow!("cannot listen on {address}: {error}"))?;
+    tracing::info!(
+        grpc = %listeners.grpc.local_addr()?,
+        http = %listeners.http.local_addr()?,
+        ops = %listeners.ops.local_addr()?,
+        public_url = %config.http.public_url,
+        providers = config.providers.len(),
+        bots = config.bots.len(),
+        "serving"
+    );
+    let broker = Broker::new(Parts {
+        storage,
+        http: Http::new().context("cannot set up TLS for calls to providers")?,
+        keyring: keyring(config)?,
+        random: Random::system(),
+        providers: config.providers.clone(),
+        bots: config.bots.clone(),
+        settings: Settings {
+            public_url: config.http.public_url.clone(),
+            link_ttl: config.authorizations.link_ttl,
+            confirmation_ttl: config.authorizations.confirmation_ttl,
+        },
+    });
+    runtime::run(broker, listeners, stop).await?;
+    tracing::info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn open(config: &Config) -> anyhow::Result<Storage> {
+    let settings = storage_settings(config);
+    let storage = super::connect(config).await?.serve_alone(&settings).map_err(anyhow::Error::msg)?;
+    if config.database.migrate {
+        storage.migrate().await.context("cannot apply the migrations")?;
+        return Ok(storage);
+    }
+    let status = tokio::time::timeout(Duration::from_secs(10), storage.migration_status())
+        .await
+        .context("the database does not answer")?
+        .context("cannot read which migrations the database has")?;
+    if status.pending.is_empty() {
+        return Ok(storage);
+    }
+    anyhow::bail!(
+        "the database lacks {} migrations: run `token-broker migrate --config FILE`, or set \
+         database.migrate = true",
+        status.pending.len()
+    )
+}

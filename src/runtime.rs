@@ -1,0 +1,178 @@
+//! Runs a broker: its listeners, workers and health, and the way to a clean end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::broker::Broker;
+use crate::{grpc, http, workers};
+
+/// How long calls under way may take to end.
+const CALLS_END: Duration = Duration::from_secs(12);
+
+/// How long answers of providers are held for a database that is away. Past that the process ends,
+/// and says what was lost.
+const COMMITS_END: Duration = Duration::from_secs(30);
+
+/// The sockets of a broker.
+#[derive(Debug)]
+pub struct Listeners {
+    /// Bots call here.
+    pub grpc: TcpListener,
+    /// Browsers come here.
+    pub http: TcpListener,
+    /// The platform asks here.
+    pub ops: TcpListener,
+}
+
+impl Listeners {
+    /// Binds the three addresses.
+    ///
+    /// # Errors
+    ///
+    /// The address and the reason, where one cannot be bound.
+    pub async fn bind(
+        grpc: SocketAddr,
+        http: SocketAddr,
+        ops: SocketAddr,
+    ) -> Result<Self, (SocketAddr, io::Error)> {
+        let bind = |at| async move { TcpListener::bind(at).await.map_err(|error| (at, error)) };
+        Ok(Self { grpc: bind(grpc).await?, http: bind(http).await?, ops: bind(ops).await? })
+    }
+}
+
+/// Why a broker ended otherwise than it should.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A part ended by itself.
+    #[error("{part}: {reason}")]
+    Ended {
+        /// Which.
+        part: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// A provider's answer could not be stored before the process had to end.
+    #[error(
+        "storage did not come back in time: some refreshed tokens could not be stored, and their \
+         users may have to authorize again"
+    )]
+    Undrained,
+}
+
+/// Runs until `shutdown`, then lets calls under way end and stores what is still to be stored.
+///
+/// # Errors
+///
+/// [`RunError`] where a part ended by itself, or not all could be stored.
+pub async fn run(
+    broker: Arc<Broker>,
+    listeners: Listeners,
+    shutdown: CancellationToken,
+) -> Result<(), RunError> {
+    let health = HealthReporter::new();
+    let (contact, in_contact) = watch::channel(false);
+    let (ready, readiness) = watch::channel(false);
+    let stopping = CancellationToken::new();
+    let mut parts = JoinSet::new();
+
+    health.set_service_status(grpc::SERVICE_NAME, ServingStatus::NotServing).await;
+    let reporter = health.clone();
+    let stop = stopping.clone();
+    parts.spawn(async move {
+        report(reporter, in_contact, ready, stop).await;
+        Ok(())
+    });
+    parts.spawn(named(workers::contact::run(Arc::clone(&broker), contact)));
+    parts.spawn(named(workers::revocations::run(Arc::clone(&broker))));
+    parts.spawn(named(workers::sweep::run(Arc::clone(&broker))));
+
+    let end = |token: &CancellationToken| token.clone().cancelled_owned();
+    let grpc = grpc::serve(Arc::clone(&broker), listeners.grpc, health, end(&stopping));
+    parts.spawn(async move { grpc.await.map_err(|error| ("the gRPC listener", error.to_string())) });
+    let public = http::public_router(Arc::clone(&broker));
+    for (part, router, listener) in [
+        ("the redirect listener", public, listeners.http),
+        ("the ops listener", http::ops_router(readiness), listeners.ops),
+    ] {
+        let serving = http::serve(router, listener, end(&stopping));
+        parts.spawn(async move { serving.await.map_err(|error| (part, error.to_string())) });
+    }
+
+    // Soft: a part that ends before it was told to is a fault.
+    let fault = tokio::select! {
+        () = shutdown.cancelled() => None,
+        ended = parts.join_next() => Some(fault_of(ended)),
+    };
+    tracing::info!("stopping");
+    stopping.cancel();
+    broker.drain();
+
+    // Hard: what has not ended by then is dropped, save what must be stored.
+    let all_ended = tokio::time::timeout(CALLS_END, async {
+        while parts.join_next().await.is_some() {}
+    })
+    .await;
+    if all_ended.is_err() {
+        tracing::warn!("calls under way did not end in time");
+        parts.shutdown().await;
+    }
+    let drained = tokio::time::timeout(COMMITS_END, broker.drained()).await;
+    if let Err(error) = broker.storage().close().await {
+        tracing::warn!(%error, "the database did not close");
+    }
+    match fault {
+        Some(fault) => Err(fault),
+        None if drained.is_err() => Err(RunError::Undrained),
+        None => Ok(()),
+    }
+}
+
+type Part = Result<(), (&'static str, String)>;
+
+async fn named(worker: impl Future<Output = ()>) -> Part {
+    worker.await;
+    Ok(())
+}
+
+fn fault_of(ended: Option<Result<Part, tokio::task::JoinError>>) -> RunError {
+    let (part, reason) = match ended {
+        Some(Ok(Err((part, reason)))) => (part, reason),
+        Some(Err(error)) => ("a task", error.to_string()),
+        Some(Ok(Ok(()))) | None => ("a part", "ended by itself".to_owned()),
+    };
+    RunError::Ended { part, reason }
+}
+
+/// Keeps health and readiness up to date: serving while storage answers, until the end begins.
+async fn report(
+    health: HealthReporter,
+    mut in_contact: watch::Receiver<bool>,
+    ready: watch::Sender<bool>,
+    stopping: CancellationToken,
+) {
+    loop {
+        let serving = *in_contact.borrow_and_update() && !stopping.is_cancelled();
+        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+        health.set_service_status(grpc::SERVICE_NAME, status).await;
+        ready.send_replace(serving);
+        if stopping.is_cancelled() {
+            return;
+        }
+        tokio::select! {
+            changed = in_contact.changed() => if changed.is_err() {
+                // The watch over storage has ended, and so will this process.
+                stopping.cancelled().await;
+            },
+            () = stopping.cancelled() => {}
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! The outbox: goes on until the provider confirms.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::{self, StreamExt};
+
+use crate::broker::Broker;
+
+/// How often the outbox is looked at; jitter of as much again is added.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// How many entries are claimed at a time. Their attempts must end before their claims do.
+const BATCH: u64 = 32;
+
+/// How many providers are called at once.
+const CONCURRENCY: usize = 8;
+
+/// Works until the broker drains.
+pub async fn run(broker: Arc<Broker>) {
+    loop {
+        let worked = round(&broker).await;
+        if worked {
+            continue;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(PAUSE + broker.random().jitter(PAUSE)) => {}
+            () = broker.draining().cancelled() => return,
+        }
+    }
+}
+
+/// One batch. True where there may be more to do at once.
+async fn round(broker: &Broker) -> bool {
+    if broker.draining().is_cancelled() {
+        return false;
+    }
+    let claimed = match broker.storage().claim_revocations(BATCH).await {
+        Ok(claimed) => claimed,
+        Err(error) => {
+            tracing::warn!(%error, "cannot read the outbox");
+            return false;
+        }
+    };
+    let full = claimed.len() as u64 == BATCH;
+    stream::iter(&claimed)
+        .for_each_concurrent(CONCURRENCY, |entry| async {
+            broker.try_revocation(entry).await;
+        })
+        .await;
+    full
+}

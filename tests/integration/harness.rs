@@ -1,0 +1,54 @@
+//! What the tests stand on: a broker on free ports with a demo provider beside it, a user's browser,
+//! and a way to name tests and their skips.
+
+pub mod browser;
+pub mod tools;
+pub mod world;
+
+use std::time::Duration;
+
+use libtest_mimic::{Failed, Trial};
+
+pub use browser::Browser;
+pub use world::World;
+
+/// No test takes this long; one that does hangs, and says so.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// A test that runs in a runtime of its own.
+pub fn trial<F>(name: &'static str, test: fn() -> F) -> Trial
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    Trial::test(name, move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .map_err(|error| Failed::from(error.to_string()))?;
+        let ended = runtime.block_on(async {
+            tokio::time::timeout(LIMIT, tokio::spawn(test())).await
+        });
+        runtime.shutdown_background();
+        match ended {
+            Ok(Ok(())) => Ok(()),
+            // The panic's message has been printed where it arose.
+            Ok(Err(error)) => Err(Failed::from(error.to_string())),
+            Err(_) => Err(Failed::from(format!("did not end within {LIMIT:?}"))),
+        }
+    })
+}
+
+/// A test that needs a tool: skipped by name where the tool is missing, and failed in CI.
+pub fn trial_with<F>(tool: &'static str, name: &'static str, test: fn() -> F) -> Trial
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    if tools::find(tool).is_some() {
+        return trial(name, test);
+    }
+    if std::env::var_os("CI").is_some() {
+        return Trial::test(name, move || Err(Failed::from(format!("{tool} is missing"))));
+    }
+    Trial::test(format!("{name} (skipped: {tool} is missing)"), || Ok(())).with_ignored_flag(true)
+}
