@@ -27,7 +27,6 @@ use crate::telemetry;
 const MAX_FORM: usize = 64 * 1024;
 
 /// Everything on the public listener.
-#[must_use]
 pub fn public_router(broker: Arc<Broker>) -> Router {
     Router::new()
         .route("/oauth2/start/{authorization_id}", get(start::start))

@@ -18,6 +18,9 @@ use crate::{grpc, http, workers};
 /// How long calls under way may take to end.
 const CALLS_END: Duration = Duration::from_secs(12);
 
+/// How long streams of health stay open after they have told the end.
+const WATCHERS_END: Duration = Duration::from_secs(2);
+
 /// How long answers of providers are held for a database that is away. Past that the process ends,
 /// and says what was lost.
 const COMMITS_END: Duration = Duration::from_secs(30);
@@ -85,12 +88,8 @@ pub async fn run(
     let mut parts = JoinSet::new();
 
     health.set_service_status(grpc::SERVICE_NAME, ServingStatus::NotServing).await;
-    let reporter = health.clone();
-    let stop = stopping.clone();
-    parts.spawn(async move {
-        report(reporter, in_contact, ready, stop).await;
-        Ok(())
-    });
+    let reporting =
+        tokio::spawn(report(health.clone(), in_contact, ready, stopping.clone()));
     parts.spawn(named(workers::contact::run(Arc::clone(&broker), contact)));
     parts.spawn(named(workers::revocations::run(Arc::clone(&broker))));
     parts.spawn(named(workers::sweep::run(Arc::clone(&broker))));
@@ -125,6 +124,7 @@ pub async fn run(
         tracing::warn!("calls under way did not end in time");
         parts.shutdown().await;
     }
+    reporting.abort();
     let drained = tokio::time::timeout(COMMITS_END, broker.drained()).await;
     if let Err(error) = broker.storage().close().await {
         tracing::warn!(%error, "the database did not close");
@@ -165,7 +165,7 @@ async fn report(
         health.set_service_status(grpc::SERVICE_NAME, status).await;
         ready.send_replace(serving);
         if stopping.is_cancelled() {
-            return;
+            break;
         }
         tokio::select! {
             changed = in_contact.changed() => if changed.is_err() {
@@ -174,5 +174,12 @@ async fn report(
             },
             () = stopping.cancelled() => {}
         }
+    }
+    // Whoever watches health would keep its connection, and so this process, for ever. Watchers
+    // have been told; after a while their streams end too.
+    tokio::time::sleep(WATCHERS_END).await;
+    let mut health = health;
+    for service in [grpc::SERVICE_NAME, ""] {
+        health.clear_service_status(service).await;
     }
 }

@@ -47,7 +47,7 @@ use tonic::transport::{Channel, Endpoint};
 pub use refusal::{Reason, Refusal};
 
 /// The generated messages and client.
-#[expect(clippy::allow_attributes, clippy::allow_attributes_without_reason, reason = "generated")]
+#[expect(clippy::allow_attributes_without_reason, reason = "generated")]
 pub mod proto {
     tonic::include_proto!("tokenbroker.v1");
 }

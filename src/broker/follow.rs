@@ -77,11 +77,10 @@ impl Broker {
             told: None,
             told_at: Instant::now(),
         };
-        Ok(futures::stream::unfold(Next::Tell(watch, Ok(first)), |next| async {
+        Ok(futures::stream::unfold(Next::Tell(watch, Box::new(first)), |next| async {
             match next {
                 Next::End => None,
-                Next::Tell(watch, Ok(view)) => Some(watch.tell(view)),
-                Next::Tell(_, Err(error)) => Some((Err(error), Next::End)),
+                Next::Tell(watch, view) => Some(watch.tell(*view)),
                 Next::Wait(mut watch) => match watch.change().await {
                     Ok(view) => Some(watch.tell(view)),
                     Err(error) => Some((Err(error), Next::End)),
@@ -92,7 +91,7 @@ impl Broker {
 }
 
 enum Next {
-    Tell(Watch, Result<View, BrokerError>),
+    Tell(Watch, Box<View>),
     Wait(Watch),
     End,
 }

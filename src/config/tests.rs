@@ -264,3 +264,44 @@ proptest! {
         prop_assert!(!rendered.contains("canary"), "{rendered}");
     }
 }
+
+/// The example as an operator would fill it in.
+fn filled_example() -> String {
+    include_str!("../../token-broker.example.toml")
+        .replace("<token-broker keys new>", "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=")
+        .replace("<token-broker api-key new>", &"ab".repeat(32))
+        .replace("<from the provider>", "client-id")
+}
+
+#[test]
+fn the_example_is_in_order_and_its_comments_are_the_defaults() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(folder.path().join("google-client-secret"), "secret\n").expect("a file");
+    let parse = |text: &str| Config::parse(text, folder.path(), std::iter::empty());
+    let example = filled_example();
+    let plain = parse(&example).expect("the example");
+
+    let uncommented: String = example
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            // A default, and not a sentence nor a choice that the operator has to fill in.
+            Some(rest) if rest.contains(" = ") && !rest.contains('…') && !rest.contains(". ") => rest,
+            _ => line,
+        })
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    assert_ne!(uncommented, example);
+    let spelled_out = parse(&uncommented).expect("the example with every default spelled out");
+    assert_eq!(spelled_out.grpc.listen, plain.grpc.listen);
+    assert_eq!(spelled_out.grpc.plaintext, plain.grpc.plaintext);
+    assert_eq!(spelled_out.http.listen, plain.http.listen);
+    assert_eq!(spelled_out.ops.listen, plain.ops.listen);
+    assert_eq!(spelled_out.database.max_connections, plain.database.max_connections);
+    assert_eq!(spelled_out.database.migrate, plain.database.migrate);
+    assert_eq!(spelled_out.authorizations.link_ttl, plain.authorizations.link_ttl);
+    assert_eq!(spelled_out.authorizations.confirmation_ttl, plain.authorizations.confirmation_ttl);
+    assert_eq!(spelled_out.bots[0].confirmation, plain.bots[0].confirmation);
+    assert_eq!(spelled_out.bots[0].namespace, plain.bots[0].namespace);
+    assert_eq!(spelled_out.telemetry.log, plain.telemetry.log);
+    assert_eq!(spelled_out.telemetry.log_format, plain.telemetry.log_format);
+}

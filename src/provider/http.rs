@@ -50,6 +50,9 @@ impl Http {
         let client = reqwest::Client::builder()
             // A redirect would carry the code or the client secret to wherever it points.
             .redirect(reqwest::redirect::Policy::none())
+            // Nor is a proxy taken from the environment: codes and secrets go where the
+            // configuration says.
+            .no_proxy()
             .connect_timeout(CONNECT_TIMEOUT)
             .user_agent(concat!("token-broker/", env!("CARGO_PKG_VERSION")))
             .build()?;
