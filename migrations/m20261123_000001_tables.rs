@@ -71,7 +71,11 @@ impl Columns {
     }
 }
 
-fn table(name: &'static str, columns: Vec<ColumnDef>, key: &[&'static str]) -> TableCreateStatement {
+fn table(
+    name: &'static str,
+    columns: Vec<ColumnDef>,
+    key: &[&'static str],
+) -> TableCreateStatement {
     let mut table = Table::create();
     table.table(name);
     for column in columns {

@@ -83,8 +83,7 @@ pub async fn run(arguments: Arguments, stop: CancellationToken) -> anyhow::Resul
 
     let provider = demo_provider(&addresses, &data, &random)?;
     let ending = CancellationToken::new();
-    let serving =
-        tokio::spawn(provider.serve(provider_listener, ending.clone().cancelled_owned()));
+    let serving = tokio::spawn(provider.serve(provider_listener, ending.clone().cancelled_owned()));
     let broker = broker(&addresses, &data, random).await?;
     let running = tokio::spawn(runtime::run(broker, listeners, ending.clone()));
 

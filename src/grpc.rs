@@ -2,6 +2,7 @@
 
 mod caller;
 mod convert;
+mod error;
 mod service;
 mod status;
 
@@ -49,8 +50,9 @@ pub async fn serve(
     let service = service::Service::new(broker);
     let service = generated::token_broker_service_server::TokenBrokerServiceServer::new(service)
         .max_decoding_message_size(MAX_REQUEST);
-    let health =
-        tonic_health::pb::health_server::HealthServer::new(tonic_health::server::HealthService::from_health_reporter(health));
+    let health = tonic_health::pb::health_server::HealthServer::new(
+        tonic_health::server::HealthService::from_health_reporter(health),
+    );
     Server::builder()
         .tcp_nodelay(true)
         .add_service(health)

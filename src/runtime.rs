@@ -88,15 +88,15 @@ pub async fn run(
     let mut parts = JoinSet::new();
 
     health.set_service_status(grpc::SERVICE_NAME, ServingStatus::NotServing).await;
-    let reporting =
-        tokio::spawn(report(health.clone(), in_contact, ready, stopping.clone()));
+    let reporting = tokio::spawn(report(health.clone(), in_contact, ready, stopping.clone()));
     parts.spawn(named(workers::contact::run(Arc::clone(&broker), contact)));
     parts.spawn(named(workers::revocations::run(Arc::clone(&broker))));
     parts.spawn(named(workers::sweep::run(Arc::clone(&broker))));
 
     let end = |token: &CancellationToken| token.clone().cancelled_owned();
     let grpc = grpc::serve(Arc::clone(&broker), listeners.grpc, health, end(&stopping));
-    parts.spawn(async move { grpc.await.map_err(|error| ("the gRPC listener", error.to_string())) });
+    parts
+        .spawn(async move { grpc.await.map_err(|error| ("the gRPC listener", error.to_string())) });
     let public = http::public_router(Arc::clone(&broker));
     for (part, router, listener) in [
         ("the redirect listener", public, listeners.http),
@@ -116,10 +116,8 @@ pub async fn run(
     broker.drain();
 
     // Hard: what has not ended by then is dropped, save what must be stored.
-    let all_ended = tokio::time::timeout(CALLS_END, async {
-        while parts.join_next().await.is_some() {}
-    })
-    .await;
+    let all_ended =
+        tokio::time::timeout(CALLS_END, async { while parts.join_next().await.is_some() {} }).await;
     if all_ended.is_err() {
         tracing::warn!("calls under way did not end in time");
         parts.shutdown().await;

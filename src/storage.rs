@@ -10,6 +10,7 @@ mod entity;
 mod error;
 mod grants;
 mod revocations;
+mod rows;
 mod seal;
 
 use std::ops::Deref;

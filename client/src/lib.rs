@@ -58,8 +58,9 @@ pub const ERROR_DOMAIN: &str = "tokenbroker.v1";
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-type Generated =
-    proto::token_broker_service_client::TokenBrokerServiceClient<InterceptedService<Channel, ApiKey>>;
+type Generated = proto::token_broker_service_client::TokenBrokerServiceClient<
+    InterceptedService<Channel, ApiKey>,
+>;
 
 /// The generated client, whose calls carry an API key. Cheap to clone.
 #[derive(Clone)]
@@ -72,9 +73,7 @@ impl Client {
     ///
     /// [`tonic::transport::Error`] where `url` is no URL.
     pub fn channel(url: impl Into<String>) -> Result<Endpoint, tonic::transport::Error> {
-        Ok(Endpoint::from_shared(url.into())?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true))
+        Ok(Endpoint::from_shared(url.into())?.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true))
     }
 
     /// A client over a channel.
@@ -128,7 +127,10 @@ impl ApiKey {
 }
 
 impl Interceptor for ApiKey {
-    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> {
+    fn call(
+        &mut self,
+        mut request: tonic::Request<()>,
+    ) -> Result<tonic::Request<()>, tonic::Status> {
         request.metadata_mut().insert("authorization", self.0.clone());
         Ok(request)
     }

@@ -33,8 +33,7 @@ mod tests {
         let token = Token { access_token: "secret-token".into(), ..Default::default() };
         let response = crate::proto::GetTokenResponse { token: Some(token) };
         assert!(!format!("{response:?}").contains("secret-token"));
-        let request =
-            ConfirmAuthorizationRequest { code: "12345678".into(), ..Default::default() };
+        let request = ConfirmAuthorizationRequest { code: "12345678".into(), ..Default::default() };
         assert!(!format!("{request:?}").contains("12345678"));
     }
 }

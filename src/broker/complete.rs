@@ -148,8 +148,7 @@ impl Broker {
         if !authorization.link_works(seen.now) {
             return Err(Problem::EndedLink);
         }
-        let provider =
-            self.providers.get(&authorization.key.provider).ok_or(Problem::EndedLink)?;
+        let provider = self.providers.get(&authorization.key.provider).ok_or(Problem::EndedLink)?;
         let browser = browser.unwrap_or_else(|| BrowserSecret::new(&self.random));
         let start = Start::new(&self.keyring, &self.random, id, &browser);
         let attempt = endpoint::Attempt {
@@ -202,8 +201,8 @@ impl Broker {
         let (Some(provider), Some(state)) = (provider, &redirect.state) else {
             return Err(Problem::UnknownRedirect);
         };
-        let attempt = Attempt::parse(&self.keyring, state, &provider.name)
-            .ok_or(Problem::UnknownRedirect)?;
+        let attempt =
+            Attempt::parse(&self.keyring, state, &provider.name).ok_or(Problem::UnknownRedirect)?;
         let seen = self.seen(attempt.id).await?.ok_or(Problem::UnknownRedirect)?;
         let start_again = self.start_url(attempt.id);
 

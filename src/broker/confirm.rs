@@ -83,10 +83,12 @@ impl Broker {
         others: &[Awaiting],
     ) -> Result<Grant, BrokerError> {
         let authorization = &confirmed.authorization;
-        let context =
-            Context { scopes: &authorization.scopes, issued_at: confirmed.exchanged_at };
+        let context = Context { scopes: &authorization.scopes, issued_at: confirmed.exchanged_at };
         let tokens = response::read(&confirmed.answer, context).map_err(|unusable| {
-            tracing::error!(reason = unusable.reason, "a token answer that was usable is no longer");
+            tracing::error!(
+                reason = unusable.reason,
+                "a token answer that was usable is no longer"
+            );
             BrokerError::Internal
         })?;
         let uncount: Vec<_> = others.iter().map(|other| other.authorization.id).collect();

@@ -131,11 +131,7 @@ fn covers(grant: &Grant, asked: &Scopes) -> Result<(), BrokerError> {
     if missing.is_empty() {
         return Ok(());
     }
-    Err(BrokerError::ScopeMissing {
-        provider: grant.key.provider.clone(),
-        missing,
-        started: None,
-    })
+    Err(BrokerError::ScopeMissing { provider: grant.key.provider.clone(), missing, started: None })
 }
 
 pub(super) fn reauthorization(key: &GrantKey) -> BrokerError {

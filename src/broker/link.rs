@@ -135,8 +135,12 @@ impl<'a> Attempt<'a> {
 
     /// The start that this is the redirect of, where it comes from the same browser.
     pub(super) fn of_browser(&self, browser: &'a BrowserSecret) -> Option<Start<'a>> {
-        bool::from(browser.hash().ct_eq(&self.cookie_hash))
-            .then_some(Start { key: self.key, id: self.id, salt: self.salt, browser })
+        bool::from(browser.hash().ct_eq(&self.cookie_hash)).then_some(Start {
+            key: self.key,
+            id: self.id,
+            salt: self.salt,
+            browser,
+        })
     }
 }
 
@@ -205,7 +209,12 @@ mod tests {
         let attempt = Attempt::parse(&new, &state, &name("acme")).expect("the old key still opens");
         let back = attempt.of_browser(&browser).expect("the same browser");
         assert_eq!(back.verifier(), start.verifier());
-        assert!(code_matches(&new, start.id, &start.confirmation_code(), &start.confirmation_code_hash()));
+        assert!(code_matches(
+            &new,
+            start.id,
+            &start.confirmation_code(),
+            &start.confirmation_code_hash()
+        ));
     }
 
     #[test]

@@ -36,11 +36,7 @@ impl Broker {
     /// # Errors
     ///
     /// [`BrokerError`]; then the grant is still there.
-    pub async fn revoke(
-        &self,
-        bot: &Bot,
-        key: &GrantKey,
-    ) -> Result<RevocationState, BrokerError> {
+    pub async fn revoke(&self, bot: &Bot, key: &GrantKey) -> Result<RevocationState, BrokerError> {
         self.admit(bot, key)?;
         self.revoke_key(key).await
     }

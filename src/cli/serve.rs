@@ -52,7 +52,8 @@ pub(super) async fn run(config: &Config, stop: CancellationToken) -> anyhow::Res
 
 async fn open(config: &Config) -> anyhow::Result<Storage> {
     let settings = storage_settings(config);
-    let storage = super::connect(config).await?.serve_alone(&settings).map_err(anyhow::Error::msg)?;
+    let storage =
+        super::connect(config).await?.serve_alone(&settings).map_err(anyhow::Error::msg)?;
     if config.database.migrate {
         storage.migrate().await.context("cannot apply the migrations")?;
         return Ok(storage);

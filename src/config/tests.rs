@@ -285,7 +285,9 @@ fn the_example_is_in_order_and_its_comments_are_the_defaults() {
         .lines()
         .map(|line| match line.strip_prefix("# ") {
             // A default, and not a sentence nor a choice that the operator has to fill in.
-            Some(rest) if rest.contains(" = ") && !rest.contains('…') && !rest.contains(". ") => rest,
+            Some(rest) if rest.contains(" = ") && !rest.contains('…') && !rest.contains(". ") => {
+                rest
+            }
             _ => line,
         })
         .flat_map(|line| [line, "\n"])

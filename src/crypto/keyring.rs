@@ -94,8 +94,7 @@ impl Keyring {
     /// [`OpenError`] where the key is missing or anything was altered.
     pub fn open(&self, sealed: &[u8], aad: &[u8]) -> Result<Vec<u8>, OpenError> {
         let [FORMAT, id_length, rest @ ..] = sealed else { return Err(OpenError::Forged) };
-        let (id, rest) =
-            rest.split_at_checked(usize::from(*id_length)).ok_or(OpenError::Forged)?;
+        let (id, rest) = rest.split_at_checked(usize::from(*id_length)).ok_or(OpenError::Forged)?;
         let (nonce, ciphertext) = rest.split_at_checked(NONCE_BYTES).ok_or(OpenError::Forged)?;
         let id = std::str::from_utf8(id).map_err(|_| OpenError::Forged)?;
         let key = self
@@ -137,7 +136,9 @@ impl DerivationKey<'_> {
     /// parts are the same input.
     #[must_use]
     pub fn derive(&self, label: &str, parts: &[&[u8]]) -> [u8; 32] {
-        let framed = super::sealed::length_prefixed(std::iter::once(label.as_bytes()).chain(parts.iter().copied()));
+        let framed = super::sealed::length_prefixed(
+            std::iter::once(label.as_bytes()).chain(parts.iter().copied()),
+        );
         hmac(self.0, &[&framed])
     }
 }
@@ -164,10 +165,8 @@ mod tests {
     use super::*;
 
     fn keyring(ids: &[&str]) -> Keyring {
-        let keys: Vec<(&str, [u8; 32])> = ids
-            .iter()
-            .map(|id| (*id, [id.as_bytes().first().copied().unwrap_or(0); 32]))
-            .collect();
+        let keys: Vec<(&str, [u8; 32])> =
+            ids.iter().map(|id| (*id, [id.as_bytes().first().copied().unwrap_or(0); 32])).collect();
         Keyring::new(keys.iter().map(|(id, key)| (*id, key))).expect("keys")
     }
 

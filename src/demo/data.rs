@@ -44,14 +44,13 @@ impl DataDirectory {
             .mode(0o700)
             .create(&path)
             .with_context(|| format!("cannot make the folder {}", path.display()))?;
-        let api_key = secret(&path, "api-key", || {
-            ApiKey::from_random(random.bytes()).expose().to_owned()
+        let api_key =
+            secret(&path, "api-key", || ApiKey::from_random(random.bytes()).expose().to_owned())?;
+        let client_secret =
+            secret(&path, "client-secret", || BASE64_URL_SAFE_NO_PAD.encode(random.bytes::<32>()))?;
+        let encryption_key = secret(&path, "keyring", || {
+            format!("demo:{}", BASE64_STANDARD.encode(random.bytes::<32>()))
         })?;
-        let client_secret = secret(&path, "client-secret", || {
-            BASE64_URL_SAFE_NO_PAD.encode(random.bytes::<32>())
-        })?;
-        let encryption_key =
-            secret(&path, "keyring", || format!("demo:{}", BASE64_STANDARD.encode(random.bytes::<32>())))?;
         Ok(Self { path, temporary, api_key: api_key.into(), client_secret, encryption_key })
     }
 
@@ -66,7 +65,10 @@ impl DataDirectory {
     pub(super) fn keyring(&self) -> anyhow::Result<Keyring> {
         let damaged = || {
             let file = self.path.join("keyring");
-            anyhow::anyhow!("{} is not of its form; remove the folder to start afresh", file.display())
+            anyhow::anyhow!(
+                "{} is not of its form; remove the folder to start afresh",
+                file.display()
+            )
         };
         let (id, key) = self.encryption_key.split_once(':').ok_or_else(damaged)?;
         let bytes = BASE64_STANDARD.decode(key).map_err(|_| damaged())?;

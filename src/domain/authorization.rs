@@ -140,7 +140,9 @@ impl Authorization {
     #[must_use]
     pub fn state_at(&self, now: Timestamp) -> State {
         match &self.state {
-            State::Pending | State::AwaitingConfirmation if now >= self.expires_at => State::Expired,
+            State::Pending | State::AwaitingConfirmation if now >= self.expires_at => {
+                State::Expired
+            }
             State::Exchanging if now >= self.expires_at => {
                 State::Failed(Failure::exchange_interrupted())
             }

@@ -10,7 +10,9 @@ pub struct Scopes(BTreeSet<String>);
 /// A text that is no scope token: empty, longer than 255 bytes, or with a character outside
 /// `%x21 / %x23-5B / %x5D-7E` (RFC 6749 section 3.3).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no scope: 1 to 255 printable ASCII characters without space, quote and backslash")]
+#[error(
+    "{0:?} is no scope: 1 to 255 printable ASCII characters without space, quote and backslash"
+)]
 pub struct InvalidScope(pub String);
 
 impl Scopes {

@@ -148,10 +148,7 @@ mod tests {
 
     fn good(lifetime: Option<u64>, age: u64, min_ttl: u64) -> bool {
         let token = token(lifetime);
-        token.is_good_for(
-            Duration::from_secs(min_ttl),
-            token.issued_at + Duration::from_secs(age),
-        )
+        token.is_good_for(Duration::from_secs(min_ttl), token.issued_at + Duration::from_secs(age))
     }
 
     #[test]

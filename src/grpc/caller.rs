@@ -9,7 +9,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use tonic::metadata::MetadataMap;
 
-use super::status::CallError;
+use super::error::CallError;
 use crate::domain::bot::{ApiKey, Bot};
 use crate::domain::name::Name;
 

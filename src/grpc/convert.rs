@@ -9,14 +9,14 @@ use token_broker_client::proto;
 
 pub(super) use pages::{grants_page, providers_page};
 
-use super::status::{CallError, Violation};
+use super::error::{CallError, Violation};
+use crate::broker::BrokerError;
 use crate::broker::authorize::{AuthorizeRequest, Started};
 use crate::broker::confirm::ConfirmRequest;
 use crate::broker::follow::View;
 use crate::broker::lend::{LendRequest, Lent};
 use crate::broker::refresh::{RefreshRequest, etag};
 use crate::broker::revoke::RevocationState;
-use crate::broker::BrokerError;
 use crate::domain::authorization::{Options, State};
 use crate::domain::grant::{Account, Grant, GrantKey, GrantState, Subject};
 use crate::domain::id::Id;

@@ -10,9 +10,10 @@ use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
 use super::caller::Callers;
-use super::generated::token_broker_service_server::TokenBrokerService;
-use super::status::{CallError, reason_of};
 use super::convert;
+use super::error::CallError;
+use super::generated::token_broker_service_server::TokenBrokerService;
+use super::status::reason_of;
 use crate::broker::{Broker, BrokerError};
 use crate::domain::bot::Bot;
 use crate::telemetry;

@@ -10,32 +10,10 @@ use tonic::{Code, Status};
 use tonic_types::pb;
 
 use super::convert;
+use super::error::{CallError, Violation};
 use crate::broker::BrokerError;
 use crate::broker::authorize::Started;
 use crate::telemetry;
-
-/// What a call can answer instead of a result.
-#[derive(Debug, Clone)]
-pub(super) enum CallError {
-    Broker(BrokerError),
-    Invalid(Vec<Violation>),
-    Unauthenticated,
-    MethodNotAllowed { method: &'static str },
-    RateLimited { retry_after: Duration },
-}
-
-/// One bad field.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Violation {
-    pub(super) field: &'static str,
-    pub(super) problem: String,
-}
-
-impl From<BrokerError> for CallError {
-    fn from(error: BrokerError) -> Self {
-        Self::Broker(error)
-    }
-}
 
 /// A row of the contract's error table, filled in.
 struct Row {
@@ -110,8 +88,7 @@ impl Row {
             let response = convert::authorize_response(&started);
             details.push(any("tokenbroker.v1.AuthorizeResponse", &response));
         }
-        let rich =
-            pb::Status { code: self.code as i32, message: self.message.clone(), details };
+        let rich = pb::Status { code: self.code as i32, message: self.message.clone(), details };
         Status::with_details(self.code, self.message, rich.encode_to_vec().into())
     }
 }
@@ -185,11 +162,10 @@ fn broker_row(error: BrokerError) -> Row {
             format!("this bot may not have the scopes {}", scopes.join(" ")),
         )
         .with("scopes", scopes.join(" ")),
-        E::SubjectNotAllowed { subject } => denied(
-            "SUBJECT_NOT_ALLOWED",
-            format!("this bot may not act for {}", subject.as_str()),
-        )
-        .with("subject", subject.as_str()),
+        E::SubjectNotAllowed { subject } => {
+            denied("SUBJECT_NOT_ALLOWED", format!("this bot may not act for {}", subject.as_str()))
+                .with("subject", subject.as_str())
+        }
         E::AuthorizationRequired { provider, started } => failed(
             "AUTHORIZATION_REQUIRED",
             format!("the user has no grant at {provider}: call Authorize"),

@@ -97,8 +97,9 @@ pub(super) fn problem(problem: &Problem) -> Response {
             StatusCode::BAD_REQUEST,
         ),
         Problem::EndedLink => (
-            Page::new("This link no longer works")
-                .say("It was used, cancelled, or is too old. Ask the bot in your chat for a new one."),
+            Page::new("This link no longer works").say(
+                "It was used, cancelled, or is too old. Ask the bot in your chat for a new one.",
+            ),
             StatusCode::BAD_REQUEST,
         ),
         Problem::OtherBrowser { start } => (

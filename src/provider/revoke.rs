@@ -35,8 +35,8 @@ impl Http {
         let capture = Capture::default();
         // The oauth2 crate builds revocations for https alone, and so refuses a provider on
         // loopback. It is given a stand-in; the request then goes to the configured endpoint.
-        let stand_in = RevocationUrl::new("https://revocation.invalid/".to_owned())
-            .expect("a constant URL");
+        let stand_in =
+            RevocationUrl::new("https://revocation.invalid/".to_owned()).expect("a constant URL");
         let client = client(provider).set_revocation_url(stand_in);
         let request = client
             .revoke_token(token)

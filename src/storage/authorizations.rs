@@ -6,11 +6,6 @@ mod sweep;
 
 use std::time::Duration;
 
-use sea_orm::sea_query::{Expr, ExprTrait};
-use sea_orm::{
-    ActiveModelTrait, ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait,
-    FromQueryResult, QueryFilter, QueryTrait,
-};
 use super::entity::{authorization_attempts, authorizations};
 use super::revocations::{Disposal, NewRevocations};
 use super::{Storage, StorageError, Write};
@@ -25,6 +20,11 @@ use crate::domain::name::Name;
 use crate::domain::scope::Scopes;
 use crate::domain::time::{Timestamp, millis};
 use crate::domain::token::{DoomedToken, RawAnswer};
+use sea_orm::sea_query::{Expr, ExprTrait};
+use sea_orm::{
+    ActiveModelTrait, ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait,
+    FromQueryResult, QueryFilter, QueryTrait,
+};
 
 pub use confirm::Awaiting;
 
@@ -247,11 +247,8 @@ impl Storage {
     /// [`StorageError`].
     pub async fn end_authorization(&self, id: Id, state: &State) -> Result<bool, StorageError> {
         let _turn = self.turn().await;
-        let ended = self
-            .ending(state)
-            .filter(in_state(id, &[PENDING, EXCHANGING]))
-            .exec(&self.db)
-            .await?;
+        let ended =
+            self.ending(state).filter(in_state(id, &[PENDING, EXCHANGING])).exec(&self.db).await?;
         Ok(ended.rows_affected > 0)
     }
 
@@ -321,8 +318,8 @@ impl Storage {
         key: &GrantKey,
         disposal: &Disposal<'_>,
     ) -> Result<Vec<DoomedToken>, StorageError> {
-        let open = of_key(key)
-            .add(authorizations::Column::State.is_in([PENDING, EXCHANGING, AWAITING]));
+        let open =
+            of_key(key).add(authorizations::Column::State.is_in([PENDING, EXCHANGING, AWAITING]));
         self.cancel_where(write, open, key, disposal).await
     }
 
@@ -357,7 +354,7 @@ impl Storage {
         disposal: &Disposal<'_>,
     ) -> Result<Vec<DoomedToken>, StorageError> {
         let Some(sealed) = &model.quarantine else { return Ok(Vec::new()) };
-        let row = super::grants::id(&model.id)?;
+        let row = super::rows::id(&model.id)?;
         let place = Place { table: AUTHORIZATIONS, column: "quarantine", row, key };
         let answer = super::revocations::unless_damaged(self.open_answer(place, sealed))?;
         authorizations::Entity::update_many()

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use migrations::{Migrator, MigratorTrait};
-use sea_orm::{ConnectOptions, ConnectionTrait, Database, DbBackend};
 use sea_orm::sea_query::Query;
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DbBackend};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
 

@@ -6,9 +6,8 @@ use sea_orm::sea_query::{Expr, ExprTrait, LockBehavior, LockType, Query, SelectS
 use sea_orm::{ActiveModelTrait, ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter};
 use secrecy::SecretString;
 
-use super::entity::{authorizations, revocations};
-use super::grants::living_grant_exists;
-use super::{Storage, StorageError, Write};
+use super::entity::{authorizations, grants, revocations};
+use super::{Storage, StorageError, Write, rows};
 use crate::crypto::sealed::Place;
 use crate::domain::grant::GrantKey;
 use crate::domain::id::Id;
@@ -156,14 +155,14 @@ impl Storage {
     }
 
     fn revocation(&self, model: &revocations::Model) -> Result<Revocation, StorageError> {
-        let key = super::grants::key(
+        let key = rows::key(
             REVOCATIONS,
             &model.namespace,
             &model.provider,
             &model.subject,
             &model.account,
         )?;
-        let id = super::grants::id(&model.id)?;
+        let id = rows::id(&model.id)?;
         let place = Place { table: REVOCATIONS, column: "token", row: id, key: &key };
         let token = self.open(place, &model.token)?;
         let kind = match model.kind.as_str() {
@@ -288,5 +287,18 @@ fn arriving_grant_of_row() -> SelectStatement {
             Expr::col((authorizations::Entity, theirs)).equals((revocations::Entity, ours)),
         );
     }
+    select
+}
+
+/// Whether the key has a grant.
+fn living_grant_exists(key: &GrantKey) -> SelectStatement {
+    let mut select = Query::select();
+    select
+        .expr(Expr::value(1))
+        .from(grants::Entity)
+        .and_where(grants::Column::Namespace.eq(key.namespace.as_str()))
+        .and_where(grants::Column::Provider.eq(key.provider.as_str()))
+        .and_where(grants::Column::Subject.eq(key.subject.as_str()))
+        .and_where(grants::Column::Account.eq(key.account.as_str()));
     select
 }

@@ -42,8 +42,7 @@ impl Storage {
         let plain = Zeroizing::new(self.open_bytes(place, sealed)?);
         let damaged = || StorageError::damaged(place.table, "a token answer is not of its form");
         let split = plain.iter().position(|byte| *byte == 0).ok_or_else(damaged)?;
-        let content_type =
-            std::str::from_utf8(&plain[..split]).map_err(|_| damaged())?.to_owned();
+        let content_type = std::str::from_utf8(&plain[..split]).map_err(|_| damaged())?.to_owned();
         Ok(RawAnswer { content_type, body: SecretSlice::from(plain[split + 1..].to_vec()) })
     }
 

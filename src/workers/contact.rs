@@ -24,7 +24,8 @@ pub async fn run(broker: Arc<Broker>, contact: watch::Sender<bool>) {
             }
             Err(_) => false,
         };
-        let changed = contact.send_if_modified(|before| std::mem::replace(before, answers) != answers);
+        let changed =
+            contact.send_if_modified(|before| std::mem::replace(before, answers) != answers);
         if changed && answers {
             tracing::info!("storage answers");
         } else if changed {

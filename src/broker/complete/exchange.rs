@@ -35,8 +35,7 @@ impl Broker {
             };
         };
         let redirect_uri = self.redirect_uri(provider);
-        let answer =
-            self.http.exchange_code(provider, code, start.verifier(), &redirect_uri).await;
+        let answer = self.http.exchange_code(provider, code, start.verifier(), &redirect_uri).await;
         match answer {
             Ok(answer) => self.store_answer(seen, provider, start, answer, exchanged_at).await,
             Err(error) => self.end_failed(&seen, provider, &error).await,
@@ -112,7 +111,8 @@ impl Broker {
         };
         let sentence = format!("{} did not give a token.", provider.display_name);
         let failure = Failure::new(&code, &sentence);
-        let refused_code = matches!(error, ProviderError::Refused { error, .. } if error.is_invalid_grant());
+        let refused_code =
+            matches!(error, ProviderError::Refused { error, .. } if error.is_invalid_grant());
         let stored = if refused_code {
             self.until_stored("a refused code", || self.storage.refuse_code(id, &failure)).await
         } else {

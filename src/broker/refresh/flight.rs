@@ -89,10 +89,9 @@ enum Claim {
 
 impl Broker {
     async fn fly(&self, grant: Grant, boarding: Boarding<'_>) -> Outcome {
-        let provider = self
-            .providers
-            .get(&grant.key.provider)
-            .ok_or_else(|| BrokerError::ProviderNotAllowed { provider: grant.key.provider.clone() })?;
+        let provider = self.providers.get(&grant.key.provider).ok_or_else(|| {
+            BrokerError::ProviderNotAllowed { provider: grant.key.provider.clone() }
+        })?;
         let (lease, started) = loop {
             let started = Uptime::now();
             match self.claim(&grant).await? {
@@ -101,7 +100,9 @@ impl Broker {
                 // The process was stopped, or storage was slow: too late to send anything.
                 Claim::Mine(lease) => {
                     let stays = lease.intent_was_open;
-                    self.storage.release(&grant, lease.owner, stays, None, "claimed too late").await?;
+                    self.storage
+                        .release(&grant, lease.owner, stays, None, "claimed too late")
+                        .await?;
                 }
             }
         };

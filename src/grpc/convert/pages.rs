@@ -8,7 +8,7 @@ use super::Violations;
 use crate::broker::list::ListGrantsRequest;
 use crate::domain::grant::Subject;
 use crate::domain::name::Name;
-use crate::grpc::status::CallError;
+use crate::grpc::error::CallError;
 use crate::storage::ListPosition;
 
 const DEFAULT_PAGE: u32 = 100;
@@ -35,14 +35,15 @@ pub(in crate::grpc) fn grants_page(
 ) -> Result<(ListGrantsRequest, PageTokens), CallError> {
     let mut violations = Violations::default();
     let optional = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    let provider: Option<Name> = optional(&request.provider)
-        .and_then(|text| violations.provider("provider", &text));
+    let provider: Option<Name> =
+        optional(&request.provider).and_then(|text| violations.provider("provider", &text));
     let subject: Option<Subject> =
         optional(&request.subject).and_then(|text| violations.subject("subject", &text));
     let page_size = page_size(&mut violations, request.page_size);
     let tokens = PageTokens::new(&["grants", &request.provider, &request.subject]);
     let after = tokens.read(&mut violations, &request.page_token);
-    let after = after.map(|[subject, provider, account]| ListPosition { subject, provider, account });
+    let after =
+        after.map(|[subject, provider, account]| ListPosition { subject, provider, account });
     let list = ListGrantsRequest { provider, subject, page_size, after };
     Ok((violations.finish(Some(list))?, tokens))
 }

@@ -151,7 +151,10 @@ fn rubbish_is_unusable() {
 #[test]
 fn all_tokens_are_found_for_disposal() {
     let found = tokens_in(
-        &answer("application/json", r#"{"access_token":"a","token_type":"mac","refresh_token":"r","expires_in":5}"#),
+        &answer(
+            "application/json",
+            r#"{"access_token":"a","token_type":"mac","refresh_token":"r","expires_in":5}"#,
+        ),
         ISSUED_AT,
     );
     let kinds: Vec<_> = found.iter().map(|token| token.kind).collect();

@@ -45,7 +45,7 @@ pub(super) fn authorization(model: authorizations::Model) -> Result<Authorizatio
         "cancelled" => State::Cancelled,
         other => return Err(damaged(&format!("state {other:?}"))),
     };
-    let key = crate::storage::grants::key(
+    let key = crate::storage::rows::key(
         AUTHORIZATIONS,
         &model.namespace,
         &model.provider,
@@ -53,7 +53,7 @@ pub(super) fn authorization(model: authorizations::Model) -> Result<Authorizatio
         &model.account,
     )?;
     Ok(Authorization {
-        id: crate::storage::grants::id(&model.id)?,
+        id: crate::storage::rows::id(&model.id)?,
         key,
         bot: Name::parse(&model.bot).map_err(|_| damaged("a bot's name is not of its form"))?,
         scopes: Scopes::from_provider(&model.scopes),

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 
 use super::{ACCESS_TOKENS, GRANTS, Held, Storage, StorageError};
 use crate::crypto::sealed::Place;
-use crate::domain::grant::{Account, Grant, GrantKey, GrantState, Subject, Version};
-use crate::domain::id::Id;
-use crate::domain::name::Name;
+use crate::domain::grant::{Grant, GrantKey, GrantState, Version};
 use crate::domain::scope::Scopes;
 use crate::domain::time::Timestamp;
 use crate::domain::token::AccessToken;
 use crate::storage::entity::{access_tokens, grants};
+use crate::storage::rows;
 
 impl Storage {
     pub(super) fn held(
@@ -20,7 +19,8 @@ impl Storage {
         now: Timestamp,
     ) -> Result<Held, StorageError> {
         let leased = model.lease_until.is_some_and(|until| now.millis() <= until);
-        let key = key(GRANTS, &model.namespace, &model.provider, &model.subject, &model.account)?;
+        let key =
+            rows::key(GRANTS, &model.namespace, &model.provider, &model.subject, &model.account)?;
         let grant = grant(model, key)?;
         let access_token = token.map(|token| self.access_token(&grant, token)).transpose()?;
         Ok(Held { grant, access_token, leased, now })
@@ -47,7 +47,7 @@ pub(super) fn grant(model: grants::Model, key: GrantKey) -> Result<Grant, Storag
     let provider_values = serde_json::from_str(&model.provider_values)
         .map_err(|_| StorageError::damaged(GRANTS, "provider_values is not of its form"))?;
     Ok(Grant {
-        id: id(&model.id)?,
+        id: rows::id(&model.id)?,
         key,
         state: match model.state.as_str() {
             super::ACTIVE => GrantState::Active,
@@ -65,33 +65,6 @@ pub(super) fn grant(model: grants::Model, key: GrantKey) -> Result<Grant, Storag
         failures: u32::try_from(model.failures).unwrap_or(u32::MAX),
         next_attempt_at: model.next_attempt_at.map(Timestamp::from_millis),
     })
-}
-
-pub(crate) fn key(
-    table: &'static str,
-    namespace: &str,
-    provider: &str,
-    subject: &str,
-    account: &str,
-) -> Result<GrantKey, StorageError> {
-    let name = |text| {
-        Name::parse(text).map_err(|_| StorageError::damaged(table, "a name is not of its form"))
-    };
-    Ok(GrantKey {
-        namespace: name(namespace)?,
-        provider: name(provider)?,
-        subject: Subject::parse(subject)
-            .ok_or_else(|| StorageError::damaged(table, "a subject is not of its form"))?,
-        account: Account::parse(account)
-            .ok_or_else(|| StorageError::damaged(table, "an account is not of its form"))?,
-    })
-}
-
-pub(crate) fn id(bytes: &[u8]) -> Result<Id, StorageError> {
-    bytes
-        .try_into()
-        .map(Id::from_bytes)
-        .map_err(|_| StorageError::damaged(GRANTS, "an id has not 16 bytes"))
 }
 
 pub(super) fn json(values: &BTreeMap<String, String>) -> String {

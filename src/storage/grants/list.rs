@@ -7,6 +7,7 @@ use super::{GRANTS, Storage, StorageError, convert};
 use crate::domain::grant::Grant;
 use crate::domain::name::Name;
 use crate::storage::entity::grants;
+use crate::storage::rows;
 
 /// Which grants to list.
 #[derive(Debug, Clone)]
@@ -52,8 +53,7 @@ impl Storage {
     pub async fn list_grants(&self, filter: &ListFilter) -> Result<Vec<Grant>, StorageError> {
         use grants::Column::{Account, Namespace, Provider, Subject};
 
-        let mut select =
-            grants::Entity::find().filter(Namespace.eq(filter.namespace.as_str()));
+        let mut select = grants::Entity::find().filter(Namespace.eq(filter.namespace.as_str()));
         if let Some(providers) = &filter.providers {
             select = select.filter(Provider.is_in(providers.iter().map(Name::as_str)));
         }
@@ -66,15 +66,13 @@ impl Storage {
         }
         if let Some(after) = &filter.after {
             let (subject, provider) = (after.subject.as_str(), after.provider.as_str());
-            let later_account = Condition::all()
-                .add(Provider.eq(provider))
-                .add(Account.gt(after.account.as_str()));
-            let later_at_subject =
-                Condition::any().add(Provider.gt(provider)).add(later_account);
+            let later_account =
+                Condition::all().add(Provider.eq(provider)).add(Account.gt(after.account.as_str()));
+            let later_at_subject = Condition::any().add(Provider.gt(provider)).add(later_account);
             select = select.filter(
-                Condition::any().add(Subject.gt(subject)).add(
-                    Condition::all().add(Subject.eq(subject)).add(later_at_subject),
-                ),
+                Condition::any()
+                    .add(Subject.gt(subject))
+                    .add(Condition::all().add(Subject.eq(subject)).add(later_at_subject)),
             );
         }
         let models = select
@@ -87,7 +85,7 @@ impl Storage {
         models
             .into_iter()
             .map(|model| {
-                let key = convert::key(
+                let key = rows::key(
                     GRANTS,
                     &model.namespace,
                     &model.provider,
