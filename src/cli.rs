@@ -152,12 +152,14 @@ async fn connect(config: &Config) -> anyhow::Result<Storage> {
         .map_err(|error| anyhow::anyhow!("cannot open the database: {error}"))
 }
 
-/// Ends with SIGTERM or SIGINT. A second one ends the process at once.
+/// Ends with SIGTERM, SIGINT, or SIGHUP (a terminal that was closed). A second one ends the process
+/// at once.
 fn stop_signals() -> std::io::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let stop = CancellationToken::new();
     let stopping = stop.clone();
     tokio::spawn(async move {
@@ -165,6 +167,7 @@ fn stop_signals() -> std::io::Result<CancellationToken> {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
+                _ = hangup.recv() => {}
             }
             if stopping.is_cancelled() {
                 tracing::error!("stopped at once by a second signal");

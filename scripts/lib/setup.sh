@@ -1,0 +1,138 @@
+# shellcheck shell=bash
+# What the tests and the lints need besides Rust. Sourced by scripts/test and .ci/run, which stand in
+# the repository's root and have set SELF, their own name.
+#
+# One function a tool: need_<tool> returns 0 when the tool can be used. Otherwise it has said why not,
+# and returns 1; what that means is its caller's to say. Nothing is installed that is there already.
+# A tool is looked for where tests/integration/harness/tools.rs looks for it.
+
+# shellcheck source=scripts/tools.versions
+source scripts/tools.versions
+
+say() {
+    printf '%s: %s\n' "$SELF" "$*"
+}
+
+# skipped WHAT WHY
+skipped() {
+    say "skipped: $1, because $2"
+}
+
+# skipped_tests TOOL WHY: the tests name themselves when they run; this says why.
+skipped_tests() {
+    skipped "the tests that need $1${CI+ (they fail, as CI is set)}" "$2"
+}
+
+has() {
+    command -v "$1" >/dev/null
+}
+
+find_tool() {
+    local candidate
+    for candidate in ".tools/bin/$1" "node_modules/.bin/$1"; do
+        if [[ -x $candidate ]]; then
+            printf '%s\n' "$candidate"
+            return
+        fi
+    done
+    command -v "$1"
+}
+
+# has_version TOOL VERSION: the tool that would be run is the pinned one.
+has_version() {
+    local path
+    path=$(find_tool "$1") && [[ $("$path" --version 2>&1) == *[\ v]"$2" ]]
+}
+
+# install NAME COMMAND…: the command's output goes to a log, and its end is shown if it fails.
+install() {
+    local name=$1 log began=$SECONDS
+    shift
+    mkdir -p .tools/bin .tools/log
+    log=".tools/log/${name%% *}.log"
+    say "installing $name (log: $log)"
+    if "$@" >"$log" 2>&1 </dev/null; then
+        say "installed $name in $((SECONDS - began)) s"
+    else
+        say "could not install $name; $log ends with:"
+        tail -n 15 "$log" | sed 's/^/    /'
+        return 1
+    fi
+}
+
+# system_packages PACKAGE…: by apt, as root, or with a sudo that asks nothing.
+system_packages() {
+    local as_root=(env)
+    if ! has apt-get; then
+        echo "this system has no apt-get"
+        return 1
+    fi
+    if ((EUID != 0)); then
+        as_root=(sudo -n env)
+    fi
+    "${as_root[@]}" apt-get update &&
+        "${as_root[@]}" DEBIAN_FRONTEND=noninteractive \
+            apt-get install --yes --no-install-recommends "$@"
+}
+
+# What nothing can be built without.
+need_rust() {
+    if ! has cargo; then
+        say "cargo is missing: install Rust (Cargo.toml's rust-version, or later)"
+        return 1
+    fi
+    # Rust links with it, and SQLite is compiled by it.
+    if ! has cc && ! install "gcc" system_packages gcc libc6-dev; then
+        say "cc is missing: install a C compiler"
+        return 1
+    fi
+}
+
+# The packages of package-lock.json: buf.
+need_node_packages() {
+    local installed=node_modules/.installed-package-lock.json
+    if cmp -s package-lock.json "$installed"; then
+        return
+    fi
+    if ! has npm; then
+        skipped_tests "Node packages" "npm is not installed"
+        return 1
+    fi
+    # `npm ci` empties node_modules first, so that the copy stands for a complete installation.
+    if ! install "npm packages" npm ci --ignore-scripts --no-audit --no-fund; then
+        skipped_tests "Node packages" "npm could not install them"
+        return 1
+    fi
+    cp package-lock.json "$installed"
+}
+
+need_grpcurl() {
+    local why path
+    if has_version grpcurl "$GRPCURL_VERSION"; then
+        return
+    fi
+    if ! has go; then
+        why="go is not installed"
+    elif install "grpcurl $GRPCURL_VERSION" env CGO_ENABLED=0 GOBIN="$PWD/.tools/bin" \
+        go install -trimpath -ldflags "-s -w -X main.version=v$GRPCURL_VERSION" \
+        "github.com/fullstorydev/grpcurl/cmd/grpcurl@v$GRPCURL_VERSION"; then
+        return
+    else
+        why="go could not install it"
+    fi
+    if path=$(find_tool grpcurl); then
+        say "using $path instead of grpcurl $GRPCURL_VERSION, because $why"
+        return
+    fi
+    skipped_tests grpcurl "$why"
+    return 1
+}
+
+# A debug build, which takes a minute or two; the release build, fully link-time optimised, takes many.
+need_cargo_deny() {
+    if has_version cargo-deny "$CARGO_DENY_VERSION"; then
+        return
+    fi
+    install "cargo-deny $CARGO_DENY_VERSION" env CARGO_PROFILE_DEV_DEBUG=0 \
+        cargo install cargo-deny --version "=$CARGO_DENY_VERSION" --locked --debug --root .tools
+}
