@@ -24,7 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use authorizations::{Awaiting, NewAuthorization, Seen};
 pub use clock::Clock;
-pub use connect::{MigrationStatus, Settings};
+pub use connect::{MigrationStatus, MissingFile, Settings};
 pub use error::StorageError;
 pub use grants::{Committed, Held, LEASE, Lease, ListFilter, ListPosition, Revoked, SubjectFilter};
 pub use revocations::{Disposal, Revocation};

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use super::{connect, environment, say};
 use crate::config::Config;
+use crate::storage::MissingFile;
 
 pub(super) async fn run(path: &Path) -> anyhow::Result<ExitCode> {
     let config = match Config::load(path, environment()) {
@@ -34,7 +35,7 @@ pub(super) async fn run(path: &Path) -> anyhow::Result<ExitCode> {
 
 async fn database(config: &Config) -> anyhow::Result<String> {
     if let Some(missing) = super::storage_settings(config).missing_file() {
-        return Ok(format!("{} is not there yet; serve makes it", missing.display()));
+        return missing_database(config, &missing);
     }
     let storage = connect(config).await?;
     let status = storage.migration_status().await?;
@@ -44,4 +45,19 @@ async fn database(config: &Config) -> anyhow::Result<String> {
         anyhow::bail!("{pending} migrations are missing: run `token-broker migrate --config FILE`");
     }
     Ok(format!("in order ({applied} migrations applied, {pending} to be applied by serve)"))
+}
+
+fn missing_database(config: &Config, missing: &MissingFile) -> anyhow::Result<String> {
+    let path = missing.path.display();
+    if !missing.creates {
+        anyhow::bail!("{path} is not there; add ?mode=rwc to database.url to have it made");
+    }
+    let folder = missing.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        anyhow::bail!("there is no folder {} for {path}; make it", folder.display());
+    }
+    if !config.database.migrate {
+        anyhow::bail!("{path} is not there yet: run `token-broker migrate --config FILE`");
+    }
+    Ok(format!("{path} is not there yet; serve makes it"))
 }

@@ -37,9 +37,37 @@ pub struct Settings {
 impl Settings {
     /// The SQLite file, where it does not exist yet.
     #[must_use]
-    pub fn missing_file(&self) -> Option<PathBuf> {
-        sqlite_path(self.url.expose_secret()).filter(|path| !path.exists())
+    pub fn missing_file(&self) -> Option<MissingFile> {
+        let url = self.url.expose_secret();
+        let path = sqlite_path(url).filter(|path| !path.exists())?;
+        let query = url.split_once('?').map_or("", |(_, query)| query);
+        let creates = query.split('&').any(|pair| pair == "mode=rwc");
+        Some(MissingFile { path, creates })
     }
+
+    /// Makes the file for this user alone, where SQLite would leave that to the umask. SQLite
+    /// gives its other files the mode of this one. A failure is told by SQLite, which tries next.
+    fn create_file(&self) {
+        if let Some(missing) = self.missing_file().filter(|missing| missing.creates) {
+            let _ = private_file(&missing.path);
+        }
+    }
+}
+
+/// An SQLite file that does not exist yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissingFile {
+    /// Where it would be.
+    pub path: PathBuf,
+    /// Whether the URL says to make it (`mode=rwc`).
+    pub creates: bool,
+}
+
+fn private_file(path: &Path) -> std::io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    // Not truncated: another process may have made it meanwhile.
+    File::options().create(true).truncate(false).write(true).mode(0o600).open(path)
 }
 
 /// Which migrations have been applied.
@@ -80,6 +108,7 @@ impl Storage {
                     .pragma("secure_delete", "ON")
                     .foreign_keys(true)
             });
+        settings.create_file();
         let db = Database::connect(options).await?;
         let is_sqlite = db.get_database_backend() == DbBackend::Sqlite;
         Ok(Self {
@@ -101,10 +130,14 @@ impl Storage {
     /// made.
     pub fn serve_alone(mut self, settings: &Settings) -> Result<Self, String> {
         if let Some(path) = sqlite_path(settings.url.expose_secret()) {
+            // One file may have several names.
+            let path = path
+                .canonicalize()
+                .map_err(|error| format!("cannot find {}: {error}", path.display()))?;
             let mut lock_path = path.clone().into_os_string();
             lock_path.push(".serving");
             let lock_path = PathBuf::from(lock_path);
-            let lock = File::create(&lock_path)
+            let lock = private_file(&lock_path)
                 .map_err(|error| format!("cannot create {}: {error}", lock_path.display()))?;
             lock.try_lock().map_err(|_| {
                 format!(

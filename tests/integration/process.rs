@@ -1,0 +1,26 @@
+//! The program as an operator runs it: child processes of the real binary, configured by a file and
+//! the environment, observed by what they print and by the sockets that they open.
+
+mod canary;
+mod child;
+mod commands;
+mod demo;
+mod life;
+mod refused;
+mod search;
+mod secrets;
+mod site;
+
+use libtest_mimic::Trial;
+
+pub fn trials() -> Vec<Trial> {
+    let all = [
+        life::trials(),
+        refused::trials(),
+        commands::trials(),
+        secrets::trials(),
+        canary::trials(),
+        demo::trials(),
+    ];
+    all.into_iter().flatten().collect()
+}
