@@ -22,7 +22,7 @@ use sea_orm::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-pub use authorizations::{Awaiting, NewAuthorization, Seen};
+pub use authorizations::{Awaiting, Begun, NewAuthorization, Seen};
 pub use clock::Clock;
 pub use connect::{MigrationStatus, MissingFile, Settings};
 pub use error::StorageError;

@@ -3,7 +3,7 @@
 use url::Url;
 
 use super::{Broker, BrokerError};
-use crate::domain::authorization::{Authorization, Options};
+use crate::domain::authorization::{Authorization, Flow, Options};
 use crate::domain::bot::Bot;
 use crate::domain::grant::GrantKey;
 use crate::domain::id::Id;
@@ -18,9 +18,21 @@ pub struct AuthorizeRequest {
     pub key: GrantKey,
     /// Empty: the provider's default scopes.
     pub scopes: Scopes,
+    /// How it is to run.
+    pub start: Start,
+}
+
+/// How an authorization is to run.
+#[derive(Debug, Clone, Default)]
+pub struct Start {
+    /// Which flow. Absent: the provider's default.
+    pub flow: Option<Flow>,
     /// Where to return to, and the login hint.
     pub options: Options,
 }
+
+/// The field of Authorize that a return URL comes in.
+pub(super) const RETURN_URL: &str = "options.return_url";
 
 /// An authorization that waits for its user.
 #[derive(Debug, Clone)]
@@ -45,16 +57,8 @@ impl Broker {
         request: AuthorizeRequest,
     ) -> Result<Started, BrokerError> {
         let scopes = self.scopes_to_ask(bot, &request).await?;
-        let authorization = self
-            .storage
-            .insert_authorization(&NewAuthorization {
-                key: &request.key,
-                bot: &bot.name,
-                scopes: &scopes,
-                options: &request.options,
-                link_ttl: self.settings.link_ttl,
-            })
-            .await?;
+        let new = self.new_authorization(bot, &request, &scopes);
+        let authorization = self.storage.insert_authorization(&new).await?;
         tracing::info!(
             authorization.id = %authorization.id,
             provider = %request.key.provider,
@@ -71,13 +75,22 @@ impl Broker {
         request: AuthorizeRequest,
     ) -> Result<Started, BrokerError> {
         let scopes = self.scopes_to_ask(bot, &request).await?;
-        let pending = self.storage.pending_authorizations(&request.key, &bot.name).await?;
-        let same = pending
-            .iter()
-            .find(|pending| pending.scopes == scopes && pending.options == request.options);
-        match same {
-            Some(authorization) => Ok(self.started(authorization)),
-            None => self.authorize(bot, request).await,
+        let new = self.new_authorization(bot, &request, &scopes);
+        Ok(self.started(&self.storage.find_or_insert_authorization(&new).await?))
+    }
+
+    fn new_authorization<'a>(
+        &self,
+        bot: &'a Bot,
+        request: &'a AuthorizeRequest,
+        scopes: &'a Scopes,
+    ) -> NewAuthorization<'a> {
+        NewAuthorization {
+            key: &request.key,
+            bot: &bot.name,
+            scopes,
+            options: &request.start.options,
+            link_ttl: self.settings.link_ttl,
         }
     }
 
@@ -89,17 +102,23 @@ impl Broker {
         request: &AuthorizeRequest,
     ) -> Result<Scopes, BrokerError> {
         let provider = self.admit(bot, &request.key)?;
+        if request.start.flow == Some(Flow::DeviceCode) {
+            return Err(BrokerError::FlowNotSupported {
+                provider: provider.name.clone(),
+                flow: "device_code",
+            });
+        }
         let asked =
             if request.scopes.is_empty() { &provider.default_scopes } else { &request.scopes };
         let beyond = bot.scopes_beyond(provider.name.as_str(), asked);
         if !beyond.is_empty() {
             return Err(BrokerError::ScopeNotAllowed { scopes: beyond });
         }
-        if let Some(url) = &request.options.return_url
+        if let Some(url) = &request.start.options.return_url
             && bot.allowed_return_url(url).is_none()
         {
             return Err(BrokerError::InvalidArgument {
-                field: "options.return_url",
+                field: RETURN_URL,
                 problem: "is not among the return URLs that are allowed to this bot".to_owned(),
             });
         }

@@ -37,8 +37,9 @@ pub struct Redirect {
     pub error: Option<OAuthError>,
     /// `iss` (RFC 9207).
     pub iss: Option<String>,
-    /// Whether a parameter is there twice (RFC 6749 section 3.1 forbids it).
-    pub repeated: bool,
+    /// Whether a parameter is there twice, which RFC 6749 section 3.1 forbids, or is longer than
+    /// any that means well.
+    pub malformed: bool,
 }
 
 /// What the browser is to be shown.
@@ -88,8 +89,8 @@ pub enum Problem {
     UnknownRedirect,
     /// The redirect comes from another browser than the start, or its cookie is gone.
     OtherBrowser {
-        /// The link to start again.
-        start: Url,
+        /// The link to start again, where that still works.
+        start: Option<Url>,
     },
     /// The redirect was used before.
     UsedRedirect {
@@ -98,13 +99,13 @@ pub enum Problem {
     },
     /// The redirect lacks something, repeats something, or comes from another issuer.
     WrongRedirect {
-        /// The link to start again.
-        start: Url,
+        /// The link to start again, where that still works.
+        start: Option<Url>,
     },
     /// The provider refused the code; the user may try again.
     RefusedCode {
-        /// The link to start again.
-        start: Url,
+        /// The link to start again, where that still works.
+        start: Option<Url>,
     },
     /// The provider is at fault.
     ProviderFailed {
@@ -120,6 +121,13 @@ pub enum Problem {
     },
     /// The broker is at fault, for now.
     Unavailable,
+}
+
+/// What is left to do for a redirect that is not exchanged.
+enum Outcome {
+    OtherBrowser,
+    Wrong,
+    Refused(OAuthError),
 }
 
 /// Where the start link sends the browser.
@@ -204,34 +212,36 @@ impl Broker {
         let attempt =
             Attempt::parse(&self.keyring, state, &provider.name).ok_or(Problem::UnknownRedirect)?;
         let seen = self.seen(attempt.id).await?.ok_or(Problem::UnknownRedirect)?;
-        let start_again = self.start_url(attempt.id);
-
-        // 2. Once: recorded before the cookie is looked at, so that nobody can try cookies.
-        let first = self.storage.use_attempt(attempt.id, &attempt.salt).await;
-        let first = first.map_err(|error| unavailable(error.into()))?;
-
-        // 3. The browser.
         let start = browser.as_ref().and_then(|browser| attempt.of_browser(browser));
-        let Some(start) = start else {
-            return Err(Problem::OtherBrowser { start: start_again });
-        };
-        if !first {
-            return self.landing_again(seen, &start, provider).await;
-        }
 
-        // 4. The provider: right issuer, on success and on error alike (RFC 9207 section 2.4).
+        // 2. The provider: right issuer, on success and on error alike (RFC 9207 section 2.4).
         let wrong_issuer = provider
             .issuer
             .as_ref()
             .is_some_and(|issuer| redirect.iss.as_ref().is_some_and(|iss| iss != issuer));
-        if redirect.repeated || wrong_issuer {
-            tracing::warn!(repeated = redirect.repeated, wrong_issuer, "redirect refused");
-            return Err(Problem::WrongRedirect { start: start_again });
+        if redirect.malformed || wrong_issuer {
+            tracing::warn!(redirect.malformed, wrong_issuer, "redirect refused");
         }
-        match (redirect.code, redirect.error) {
-            (_, Some(error)) => self.end_refused(seen, provider, &error).await,
-            (Some(code), None) => self.exchange(seen, provider, &start, &code).await,
-            (None, None) => Err(Problem::WrongRedirect { start: start_again }),
+        let in_order = !redirect.malformed && !wrong_issuer;
+
+        // 3. Once: whatever becomes of it, the attempt is recorded, so that nobody can try
+        // cookies or codes.
+        let outcome = match (&start, redirect.code, redirect.error) {
+            (Some(start), Some(code), None) if in_order => {
+                return self.exchange(seen, &attempt, provider, start, &code).await;
+            }
+            (Some(_), _, Some(error)) if in_order => Outcome::Refused(error),
+            (Some(_), ..) => Outcome::Wrong,
+            (None, ..) => Outcome::OtherBrowser,
+        };
+        let first = self.storage.use_attempt(attempt.id, &attempt.salt).await;
+        let first = first.map_err(|error| unavailable(error.into()))?;
+        let again = || seen.authorization.link_works(seen.now).then(|| self.start_url(attempt.id));
+        match (outcome, start) {
+            (Outcome::OtherBrowser, _) | (_, None) => Err(Problem::OtherBrowser { start: again() }),
+            (_, Some(start)) if !first => self.landing_again(attempt.id, &start, provider).await,
+            (Outcome::Wrong, _) => Err(Problem::WrongRedirect { start: again() }),
+            (Outcome::Refused(error), _) => self.end_refused(seen, provider, &error).await,
         }
     }
 
@@ -277,11 +287,11 @@ impl Broker {
     /// The same redirect again: a reload shows the same page, to the same browser.
     async fn landing_again(
         &self,
-        mut seen: Seen,
+        id: Id,
         start: &Start<'_>,
         provider: &Provider,
     ) -> Result<Landing, Problem> {
-        let id = seen.authorization.id;
+        let mut seen = self.seen(id).await?.ok_or(Problem::UnknownRedirect)?;
         let waiting_ends = tokio::time::Instant::now() + EXCHANGE_WAIT;
         while seen.state() == State::Exchanging && tokio::time::Instant::now() < waiting_ends {
             tokio::time::sleep(EXCHANGE_POLL).await;

@@ -41,7 +41,7 @@ impl Broker {
         });
         match matching.into_iter().next() {
             Some(confirmed) => self.store_confirmed(bot, &request, confirmed, &others).await,
-            None => Err(self.mismatch(bot, &request, others).await?),
+            None => self.mismatch(bot, &request, others).await,
         }
     }
 
@@ -57,7 +57,7 @@ impl Broker {
             .find_authorization(Some(&bot.namespace), id)
             .await?
             .filter(|seen| seen.authorization.key.subject == request.subject)
-            .ok_or(BrokerError::AuthorizationNotFound { id: Some(id) })?;
+            .ok_or(BrokerError::AuthorizationNotFound { id: Some(id.to_string()) })?;
         let state = seen.state();
         if state == State::AwaitingConfirmation {
             return Ok(None);
@@ -109,7 +109,7 @@ impl Broker {
         bot: &Bot,
         request: &ConfirmRequest,
         awaiting: Vec<Awaiting>,
-    ) -> Result<BrokerError, BrokerError> {
+    ) -> Result<Grant, BrokerError> {
         let attempts_left = awaiting.iter().map(|awaiting| awaiting.attempts_left).max();
         for spent in awaiting.iter().filter(|awaiting| awaiting.attempts_left == 0) {
             tracing::warn!(authorization.id = %spent.authorization.id, "too many wrong codes");
@@ -118,12 +118,14 @@ impl Broker {
             self.storage.fail_confirmation(spent, failure, &disposal).await?;
         }
         match (attempts_left, request.id) {
-            (Some(attempts_left), _) => Ok(BrokerError::ConfirmationMismatch { attempts_left }),
-            (None, None) => Ok(BrokerError::AuthorizationNotFound { id: None }),
+            (Some(attempts_left), _) => Err(BrokerError::ConfirmationMismatch { attempts_left }),
+            (None, None) => Err(BrokerError::AuthorizationNotFound { id: None }),
+            // Nothing was counted: another call has just confirmed it, or used its attempts up.
             (None, Some(id)) => {
-                let seen = self.storage.find_authorization(Some(&bot.namespace), id).await?;
-                let seen = seen.ok_or(BrokerError::AuthorizationNotFound { id: Some(id) })?;
-                Ok(BrokerError::NotAwaitingConfirmation { state: seen.state() })
+                let confirmed = self.confirmed_before(bot, request, id).await?;
+                confirmed.ok_or_else(|| BrokerError::NotAwaitingConfirmation {
+                    state: State::Failed(Failure::too_many_wrong_codes()),
+                })
             }
         }
     }

@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::authorize::Started;
 use crate::domain::authorization::State;
 use crate::domain::grant::Subject;
-use crate::domain::id::Id;
 use crate::domain::name::Name;
 use crate::provider::{OAuthError, ProviderError};
 use crate::storage::StorageError;
@@ -45,7 +44,7 @@ pub enum BrokerError {
     #[error("the confirmation code is wrong")]
     ConfirmationMismatch { attempts_left: u32 },
     #[error("no such authorization")]
-    AuthorizationNotFound { id: Option<Id> },
+    AuthorizationNotFound { id: Option<String> },
     #[error("{provider} is unavailable")]
     ProviderUnavailable { provider: Name, retry_after: Duration },
     #[error("storage is unavailable")]

@@ -46,7 +46,7 @@ impl Broker {
             .storage
             .find_authorization(Some(namespace), id)
             .await?
-            .ok_or(BrokerError::AuthorizationNotFound { id: Some(id) })?;
+            .ok_or(BrokerError::AuthorizationNotFound { id: Some(id.to_string()) })?;
         let state = seen.state();
         let authorization = seen.authorization;
         let grant = match state {

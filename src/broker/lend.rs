@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use super::authorize::AuthorizeRequest;
+use super::authorize::{AuthorizeRequest, RETURN_URL, Start};
 use super::{Broker, BrokerError};
-use crate::domain::authorization::Options;
 use crate::domain::bot::Bot;
 use crate::domain::grant::{Grant, GrantKey, GrantState};
 use crate::domain::scope::Scopes;
@@ -20,8 +19,8 @@ pub struct LendRequest {
     pub min_ttl: Duration,
     /// What the token must cover.
     pub scopes: Scopes,
-    /// Where the user has to authorize: start an authorization with these options.
-    pub start: Option<Options>,
+    /// Where the user has to authorize: start an authorization that runs so.
+    pub start: Option<Start>,
 }
 
 /// A token for a caller, with the grant that it is of.
@@ -47,10 +46,11 @@ impl Broker {
     ) -> Result<Lent, BrokerError> {
         let lent = self.lend_held(bot, &request).await;
         match (lent, request.start) {
-            (Err(error), Some(options)) if error.needs_authorization() => {
+            (Err(error), Some(start)) if error.needs_authorization() => {
                 let authorize =
-                    AuthorizeRequest { key: request.key, scopes: request.scopes, options };
-                Err(error.with_started(self.authorize_once(bot, authorize).await?))
+                    AuthorizeRequest { key: request.key, scopes: request.scopes, start };
+                let started = self.authorize_once(bot, authorize).await.map_err(in_start)?;
+                Err(error.with_started(started))
             }
             (lent, _) => lent,
         }
@@ -69,6 +69,8 @@ impl Broker {
             Due::Reauthorization => return Err(reauthorization(&request.key)),
             Due::Refresh { old_still_lives } => match self.refreshed(&held).await {
                 Ok(refreshed) => refreshed,
+                // Revoked meanwhile: nothing is lent any more, however long it lives elsewhere.
+                Err(error @ BrokerError::AuthorizationRequired { .. }) => return Err(error),
                 // The old token is served while it is valid, whatever happens to the refresh.
                 Err(error) if old_still_lives => {
                     tracing::warn!(%error, "refresh failed; the old access token still lives");
@@ -85,6 +87,16 @@ impl Broker {
             provider: key.provider.clone(),
             started: None,
         })
+    }
+}
+
+/// A field of Authorize, by its path in GetToken.
+fn in_start(error: BrokerError) -> BrokerError {
+    match error {
+        BrokerError::InvalidArgument { field: RETURN_URL, problem } => {
+            BrokerError::InvalidArgument { field: "start_authorization.return_url", problem }
+        }
+        error => error,
     }
 }
 

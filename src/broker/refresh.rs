@@ -9,15 +9,18 @@ mod settle;
 
 use std::sync::Arc;
 
+use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 
 pub(super) use flight::Flights;
 
 use super::lend::{Lent, lend_to, reauthorization};
 use super::{Broker, BrokerError};
+use crate::crypto::sealed::length_prefixed;
 use crate::domain::bot::Bot;
 use crate::domain::grant::{Grant, GrantKey, GrantState};
 use crate::domain::scope::Scopes;
+use crate::domain::token::AccessToken;
 use crate::storage::Held;
 
 /// What Refresh asks for.
@@ -42,10 +45,11 @@ impl Broker {
     ) -> Result<Lent, BrokerError> {
         self.admit(bot, &request.key)?;
         let held = self.held(&request.key).await?;
-        if !request.etag.is_empty()
-            && request.etag != etag(&held.grant)
-            && held.access_token.is_some()
-        {
+        let another = held
+            .access_token
+            .as_ref()
+            .is_some_and(|token| request.etag != etag(&held.grant, token));
+        if another && !request.etag.is_empty() {
             return lend_to(bot, held, &Scopes::default());
         }
         if held.grant.state == GrantState::ReauthorizationRequired {
@@ -82,13 +86,14 @@ fn backing_off(held: &Held) -> Option<std::time::Duration> {
     held.grant.next_attempt_at.filter(|at| held.now < *at).map(|at| at.since(held.now))
 }
 
-/// Names an edition of a grant's token without telling it.
+/// Names an access token without telling it.
 #[must_use]
-pub fn etag(grant: &Grant) -> String {
-    let mut hash = Sha256::new();
-    hash.update(b"token-broker etag v1");
-    hash.update(grant.id.as_bytes());
-    hash.update(grant.version.generation.to_be_bytes());
-    hash.update(grant.version.token_version.to_be_bytes());
-    hex::encode(&hash.finalize()[..16])
+pub fn etag(grant: &Grant, token: &AccessToken) -> String {
+    let framed = length_prefixed([
+        &b"token-broker etag v1"[..],
+        grant.id.as_bytes(),
+        &grant.version.generation.to_be_bytes(),
+        token.value.expose_secret().as_bytes(),
+    ]);
+    hex::encode(&Sha256::digest(framed)[..16])
 }

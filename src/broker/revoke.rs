@@ -1,5 +1,6 @@
 //! Revoke and RevokeAll: the grant is gone at once, and the provider is told now or later.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -76,25 +77,31 @@ impl Broker {
         if let Some(provider) = provider {
             self.provider_for(bot, provider)?;
         }
+        let providers = self.providers_of(bot, provider);
         let mut revoked = Vec::new();
         loop {
             // Each page is the first: what was revoked is gone.
-            let grants = self
-                .storage
-                .list_grants(&ListFilter {
-                    namespace: bot.namespace.clone(),
-                    providers: Some(self.providers_of(bot, provider)),
-                    subjects: Some(vec![SubjectFilter::Is(subject.as_str().to_owned())]),
-                    after: None,
-                    limit: PAGE,
-                })
-                .await?;
-            if grants.is_empty() {
+            let filter = ListFilter {
+                namespace: bot.namespace.clone(),
+                providers: Some(providers.clone()),
+                subjects: Some(vec![SubjectFilter::Is(subject.as_str().to_owned())]),
+                after: None,
+                limit: PAGE,
+            };
+            let grants = self.storage.list_grants(&filter).await?;
+            // A person who has left must not get a grant by what was begun before, either.
+            let under_way =
+                self.storage.keys_under_way(&bot.namespace, subject, &providers).await?;
+            let keys: HashSet<_> =
+                grants.into_iter().map(|grant| grant.key).chain(under_way).collect();
+            if keys.is_empty() {
                 return Ok(revoked);
             }
-            for grant in grants {
-                let state = self.revoke_key(&grant.key).await?;
-                revoked.push((grant.key, state));
+            for key in keys {
+                let state = self.revoke_key(&key).await?;
+                if state != RevocationState::NotNeeded {
+                    revoked.push((key, state));
+                }
             }
         }
     }

@@ -55,6 +55,15 @@ pub struct Options {
     pub login_hint: Option<String>,
 }
 
+/// Which flow an authorization runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    /// RFC 6749 section 4.1, with PKCE (RFC 7636).
+    AuthorizationCode,
+    /// RFC 8628.
+    DeviceCode,
+}
+
 /// How far an authorization is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {

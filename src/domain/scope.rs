@@ -7,7 +7,10 @@ use std::fmt;
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Scopes(BTreeSet<String>);
 
-/// A text that is no scope token: empty, longer than 255 bytes, or with a character outside
+/// How much of a bad scope is shown, in characters.
+const SHOWN: usize = 64;
+
+/// The beginning of a text that is no scope token: empty, longer than 255 bytes, or with a character outside
 /// `%x21 / %x23-5B / %x5D-7E` (RFC 6749 section 3.3).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -31,7 +34,7 @@ impl Scopes {
                 let token = token.as_ref();
                 let plain = token.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e));
                 if token.is_empty() || token.len() > Self::MAX_BYTES || !plain {
-                    return Err(InvalidScope(token.to_owned()));
+                    return Err(InvalidScope(token.chars().take(SHOWN).collect()));
                 }
                 Ok(token.to_owned())
             })

@@ -11,13 +11,13 @@ pub(super) use pages::{grants_page, providers_page};
 
 use super::error::{CallError, Violation};
 use crate::broker::BrokerError;
-use crate::broker::authorize::{AuthorizeRequest, Started};
+use crate::broker::authorize::{AuthorizeRequest, Start, Started};
 use crate::broker::confirm::ConfirmRequest;
 use crate::broker::follow::View;
 use crate::broker::lend::{LendRequest, Lent};
 use crate::broker::refresh::{RefreshRequest, etag};
 use crate::broker::revoke::RevocationState;
-use crate::domain::authorization::{Options, State};
+use crate::domain::authorization::{Flow, Options, State};
 use crate::domain::grant::{Account, Grant, GrantKey, GrantState, Subject};
 use crate::domain::id::Id;
 use crate::domain::name::Name;
@@ -99,15 +99,6 @@ impl Violations {
         Scopes::parse(scopes).map_err(|problem| self.add("scopes", problem.to_string())).ok()
     }
 
-    /// The id of an authorization. One that is not of the form names none.
-    pub(super) fn authorization_id(&mut self, text: &str) -> Option<Option<Id>> {
-        if text.is_empty() {
-            self.add("authorization_id", "is missing: Authorize gives it");
-            return None;
-        }
-        Some(Id::parse(text))
-    }
-
     /// Token sets and resources come with providers that have them; there is none yet.
     fn plain_token_only(&mut self, token_set: &str, resources: &[String]) {
         if !token_set.is_empty() {
@@ -119,14 +110,45 @@ impl Violations {
     }
 }
 
-fn options(
+/// The paths of the options' fields in a request.
+struct OptionFields {
+    flow: &'static str,
+    return_url: &'static str,
+    login_hint: &'static str,
+    variables: &'static str,
+    resources: &'static str,
+}
+
+const IN_AUTHORIZE: OptionFields = OptionFields {
+    flow: "options.flow",
+    return_url: "options.return_url",
+    login_hint: "options.login_hint",
+    variables: "options.variables",
+    resources: "options.resources",
+};
+
+const IN_GET_TOKEN: OptionFields = OptionFields {
+    flow: "start_authorization.flow",
+    return_url: "start_authorization.return_url",
+    login_hint: "start_authorization.login_hint",
+    variables: "start_authorization.variables",
+    resources: "start_authorization.resources",
+};
+
+fn start(
     violations: &mut Violations,
+    fields: &OptionFields,
     options: proto::AuthorizationOptions,
-) -> (Options, proto::Flow) {
-    let flow = proto::Flow::try_from(options.flow).unwrap_or_else(|_| {
-        violations.add("options.flow", "is no flow that this version knows");
-        proto::Flow::Unspecified
-    });
+) -> Start {
+    let flow = match proto::Flow::try_from(options.flow) {
+        Ok(proto::Flow::Unspecified) => None,
+        Ok(proto::Flow::AuthorizationCode) => Some(Flow::AuthorizationCode),
+        Ok(proto::Flow::DeviceCode) => Some(Flow::DeviceCode),
+        Err(_) => {
+            violations.add(fields.flow, "is no flow that this version knows");
+            None
+        }
+    };
     let mut text = |field, value: String| {
         if value.len() > MAX_TEXT || value.contains(char::is_control) {
             violations.add(field, "must be at most 1024 bytes without control characters");
@@ -134,26 +156,16 @@ fn options(
         (!value.is_empty()).then_some(value)
     };
     let parsed = Options {
-        return_url: text("options.return_url", options.return_url),
-        login_hint: text("options.login_hint", options.login_hint),
+        return_url: text(fields.return_url, options.return_url),
+        login_hint: text(fields.login_hint, options.login_hint),
     };
     if !options.variables.is_empty() {
-        violations.add("options.variables", "has names that this provider's endpoints do not use");
+        violations.add(fields.variables, "has names that this provider's endpoints do not use");
     }
     if !options.resources.is_empty() {
-        violations.add("options.resources", "are not supported by this provider");
+        violations.add(fields.resources, "are not supported by this provider");
     }
-    (parsed, flow)
-}
-
-fn check_flow(key: &GrantKey, flow: proto::Flow) -> Result<(), CallError> {
-    match flow {
-        proto::Flow::Unspecified | proto::Flow::AuthorizationCode => Ok(()),
-        proto::Flow::DeviceCode => Err(CallError::Broker(BrokerError::FlowNotSupported {
-            provider: key.provider.clone(),
-            flow: "device_code",
-        })),
-    }
+    Start { flow, options: parsed }
 }
 
 pub(super) fn authorize_request(
@@ -163,14 +175,8 @@ pub(super) fn authorize_request(
     let mut violations = Violations::default();
     let key = violations.key(namespace, request.key);
     let scopes = violations.scopes(&request.scopes);
-    let (options, flow) = options(&mut violations, request.options.unwrap_or_default());
-    let request = violations.finish(key.zip(scopes).map(|(key, scopes)| AuthorizeRequest {
-        key,
-        scopes,
-        options,
-    }))?;
-    check_flow(&request.key, flow)?;
-    Ok(request)
+    let start = start(&mut violations, &IN_AUTHORIZE, request.options.unwrap_or_default());
+    violations.finish(key.zip(scopes).map(|(key, scopes)| AuthorizeRequest { key, scopes, start }))
 }
 
 pub(super) fn lend_request(
@@ -182,22 +188,22 @@ pub(super) fn lend_request(
     let scopes = violations.scopes(&request.scopes);
     let min_ttl = match request.min_ttl {
         None => DEFAULT_MIN_TTL,
-        Some(duration) => Duration::try_from(duration).unwrap_or_else(|_| {
+        // The sign first: the conversion cannot negate the least number of seconds.
+        Some(duration) if duration.seconds < 0 || duration.nanos < 0 => {
             violations.add("min_ttl", "must not be negative");
             DEFAULT_MIN_TTL
-        }),
+        }
+        Some(duration) => Duration::try_from(duration).unwrap_or(Duration::MAX),
     };
     violations.plain_token_only(&request.token_set, &request.resources);
-    let start = request.start_authorization.map(|start| options(&mut violations, start));
-    let flow = start.as_ref().map_or(proto::Flow::Unspecified, |(_, flow)| *flow);
-    let request = violations.finish(key.zip(scopes).map(|(key, scopes)| LendRequest {
+    let start =
+        request.start_authorization.map(|options| start(&mut violations, &IN_GET_TOKEN, options));
+    violations.finish(key.zip(scopes).map(|(key, scopes)| LendRequest {
         key,
         min_ttl,
         scopes,
-        start: start.map(|(options, _)| options),
-    }))?;
-    check_flow(&request.key, flow)?;
-    Ok(request)
+        start,
+    }))
 }
 
 pub(super) fn refresh_request(
@@ -232,25 +238,35 @@ pub(super) fn confirm_request(
     if code.len() != 8 || !code.bytes().all(|b| b.is_ascii_digit()) {
         violations.add("code", "must be the 8 digits that the result page shows");
     }
+    let subject = violations.finish(subject)?;
     let id = match request.authorization_id.as_str() {
-        "" => Some(None),
-        text => violations.authorization_id(text).map(|id| id.map(Some)).unwrap_or_default(),
+        "" => None,
+        text => Some(parse_authorization_id(text)?),
     };
-    let Some(id) = id else {
-        return Err(BrokerError::AuthorizationNotFound { id: None }.into());
-    };
-    violations.finish(subject.map(|subject| ConfirmRequest { subject, code, id }))
+    Ok(ConfirmRequest { subject, code, id })
 }
 
 fn is_dash(c: char) -> bool {
     matches!(c, '-' | '\u{2010}'..='\u{2015}' | '\u{2212}')
 }
 
-/// The authorization that a request names. One that cannot exist is not found.
+/// The authorization that a request names.
 pub(super) fn authorization_id(text: &str) -> Result<Id, CallError> {
-    let mut violations = Violations::default();
-    let id = violations.authorization_id(text);
-    violations.finish(id)?.ok_or(BrokerError::AuthorizationNotFound { id: None }.into())
+    if text.is_empty() {
+        let mut violations = Violations::default();
+        violations.add("authorization_id", "is missing: Authorize gives it");
+        return violations.finish(None);
+    }
+    parse_authorization_id(text)
+}
+
+/// An id that is not of the form names no authorization.
+fn parse_authorization_id(text: &str) -> Result<Id, CallError> {
+    let not_found = || {
+        let id = text.chars().filter(|c| !c.is_control()).take(64).collect();
+        CallError::Broker(BrokerError::AuthorizationNotFound { id: Some(id) })
+    };
+    Id::parse(text).ok_or_else(not_found)
 }
 
 pub(super) fn timestamp(at: Timestamp) -> prost_types::Timestamp {
@@ -323,11 +339,11 @@ pub(super) fn token(lent: Lent) -> proto::Token {
     use secrecy::ExposeSecret;
 
     proto::Token {
+        etag: etag(&lent.grant, &lent.token),
         access_token: lent.token.value.expose_secret().to_owned(),
         token_type: lent.token.token_type,
         expire_time: lent.token.expires_at.map(timestamp),
         scopes: lent.token.scopes.to_vec(),
-        etag: etag(&lent.grant),
         provider_values: lent.grant.provider_values.clone(),
     }
 }

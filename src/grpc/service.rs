@@ -1,10 +1,11 @@
 //! The service: one method an RPC, each of which parses, calls the broker and renders.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use futures::{Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt};
 use token_broker_client::proto;
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
@@ -52,7 +53,12 @@ impl Service {
             let result = match self.admit(method, &request) {
                 Ok(bot) => {
                     tracing::Span::current().record("bot", bot.name.as_str());
-                    run(Arc::clone(&self.broker), bot, request.into_inner()).await
+                    let run = run(Arc::clone(&self.broker), bot, request.into_inner());
+                    AssertUnwindSafe(run).catch_unwind().await.unwrap_or_else(|_| {
+                        // The panic has been printed where it arose.
+                        tracing::error!("a call crashed");
+                        Err(CallError::Broker(BrokerError::Internal))
+                    })
                 }
                 Err(error) => Err(error),
             };

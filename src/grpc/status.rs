@@ -159,9 +159,9 @@ fn broker_row(error: BrokerError) -> Row {
         .with("provider", provider),
         E::ScopeNotAllowed { scopes } => denied(
             "SCOPE_NOT_ALLOWED",
-            format!("this bot may not have the scopes {}", scopes.join(" ")),
+            format!("this bot may not have the scopes {}", listed(&scopes)),
         )
-        .with("scopes", scopes.join(" ")),
+        .with("scopes", listed(&scopes)),
         E::SubjectNotAllowed { subject } => {
             denied("SUBJECT_NOT_ALLOWED", format!("this bot may not act for {}", subject.as_str()))
                 .with("subject", subject.as_str())
@@ -182,11 +182,11 @@ fn broker_row(error: BrokerError) -> Row {
             "SCOPE_MISSING",
             format!(
                 "the user's grant at {provider} lacks {}: call Authorize with these scopes",
-                missing.join(" ")
+                listed(&missing)
             ),
         )
         .with("provider", provider)
-        .with("missing", missing.join(" "))
+        .with("missing", listed(&missing))
         .started(started),
         E::NotRefreshable { provider } => failed(
             "NOT_REFRESHABLE",
@@ -248,6 +248,24 @@ fn broker_row(error: BrokerError) -> Row {
                 .with("trace_id", trace_id)
         }
     }
+}
+
+/// Scopes for a message, at most about 2 KiB of them: a status travels in headers, and a client
+/// that gets more than it takes ends its whole connection.
+fn listed(scopes: &[String]) -> String {
+    const MOST: usize = 2 * 1024;
+    let mut text = String::new();
+    for (index, scope) in scopes.iter().enumerate() {
+        if text.len() + scope.len() > MOST {
+            text.push_str(&format!(" and {} more", scopes.len() - index));
+            break;
+        }
+        if index > 0 {
+            text.push(' ');
+        }
+        text.push_str(scope);
+    }
+    text
 }
 
 /// When to come back where the error itself does not know.

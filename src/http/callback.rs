@@ -1,5 +1,6 @@
 //! `/oauth2/callback/{provider}`: takes the redirect and answers the result page.
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -19,10 +20,13 @@ const SEALED: &str = "sealed";
 
 pub(super) async fn callback(
     State(broker): SharedBroker,
-    Path(provider): Path<String>,
+    provider: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
+    let Ok(Path(provider)) = provider else {
+        return page::problem(&Problem::UnknownRedirect);
+    };
     let mut query = query.unwrap_or_default();
     if let Some(sealed) = only_sealed(&query) {
         match open(&broker, &provider, &sealed) {
@@ -38,9 +42,12 @@ pub(super) async fn callback(
 /// sent to the GET of the same address, with the form sealed, for a URL is seen by many.
 pub(super) async fn form_post(
     State(broker): SharedBroker,
-    Path(provider): Path<String>,
+    provider: Result<Path<String>, PathRejection>,
     form: String,
 ) -> Response {
+    let Ok(Path(provider)) = provider else {
+        return page::problem(&Problem::UnknownRedirect);
+    };
     let sealed = broker.seal_form(&provider, form.as_bytes());
     let location = format!("?{SEALED}={}", BASE64_URL_SAFE_NO_PAD.encode(sealed));
     (StatusCode::SEE_OTHER, [(header::LOCATION, location)]).into_response()
@@ -61,10 +68,15 @@ fn open(broker: &Broker, provider: &str, sealed: &str) -> Option<String> {
 
 fn parse(provider: String, query: &str) -> Redirect {
     let mut redirect =
-        Redirect { provider, state: None, code: None, error: None, iss: None, repeated: false };
+        Redirect { provider, state: None, code: None, error: None, iss: None, malformed: false };
     let mut states = 0;
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        // One without a value counts as left out (RFC 6749 section 3.1).
+        if value.is_empty() {
+            continue;
+        }
         if value.len() > MAX_PARAMETER {
+            redirect.malformed = true;
             continue;
         }
         let repeated = match name.as_ref() {
@@ -77,7 +89,7 @@ fn parse(provider: String, query: &str) -> Redirect {
             "iss" => redirect.iss.replace(value.into_owned()).is_some(),
             _ => false,
         };
-        redirect.repeated |= repeated;
+        redirect.malformed |= repeated;
     }
     if states > 1 {
         // Which of them to believe? None.
@@ -98,14 +110,14 @@ mod tests {
         assert_eq!(redirect.code.map(|c| c.expose_secret().to_owned()).as_deref(), Some("a+b"));
         assert_eq!(redirect.state.as_deref(), Some("s"));
         assert_eq!(redirect.iss.as_deref(), Some("https://i"));
-        assert!(!redirect.repeated);
+        assert!(!redirect.malformed);
     }
 
     #[test]
     fn repeated_parameters_are_noticed() {
-        assert!(parse("acme".into(), "code=a&code=a&state=s").repeated);
-        assert!(parse("acme".into(), "code=a&iss=1&iss=1&state=s").repeated);
+        assert!(parse("acme".into(), "code=a&code=a&state=s").malformed);
+        assert!(parse("acme".into(), "code=a&iss=1&iss=1&state=s").malformed);
         let redirect = parse("acme".into(), "code=a&state=s&state=t");
-        assert!(redirect.repeated && redirect.state.is_none());
+        assert!(redirect.malformed && redirect.state.is_none());
     }
 }

@@ -3,6 +3,7 @@
 use askama::Template;
 use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Response};
+use url::Url;
 
 use crate::broker::complete::{Landing, Problem};
 use crate::telemetry;
@@ -45,9 +46,15 @@ impl Page {
         self
     }
 
-    fn start_again(mut self, url: &impl ToString) -> Self {
-        self.link = Some(Link { text: "Start again", url: url.to_string() });
-        self
+    /// Offers the start link, where it still works.
+    fn start_again(mut self, start: Option<&Url>) -> Self {
+        match start {
+            Some(url) => {
+                self.link = Some(Link { text: "Start again", url: url.to_string() });
+                self
+            }
+            None => self.say("The link has ended: ask the bot in your chat for a new one."),
+        }
     }
 
     fn answer(self, status: StatusCode) -> Response {
@@ -109,13 +116,13 @@ pub(super) fn problem(problem: &Problem) -> Response {
                      has to keep this site's cookie.",
                 )
                 .say("Start again here, if it was you who asked the bot for this.")
-                .start_again(start),
+                .start_again(start.as_ref()),
             StatusCode::BAD_REQUEST,
         ),
         Problem::UsedRedirect { start } => {
             let page = Page::new("This page was used before");
             let page = match start {
-                Some(start) => page.say("Start again here.").start_again(start),
+                Some(_) => page.say("Start again here.").start_again(start.as_ref()),
                 None => page.say(
                     "The sign-in went on in another tab: look for the code there, or ask the bot \
                      in your chat for a new link.",
@@ -126,13 +133,13 @@ pub(super) fn problem(problem: &Problem) -> Response {
         Problem::WrongRedirect { start } => (
             Page::new("The answer cannot be used")
                 .say("What came back from the provider is not of its form. Nothing was stored.")
-                .start_again(start),
+                .start_again(start.as_ref()),
             StatusCode::BAD_REQUEST,
         ),
         Problem::RefusedCode { start } => (
             Page::new("The provider did not take it")
                 .say("It refused its own code, as it does when a page is left open for too long.")
-                .start_again(start),
+                .start_again(start.as_ref()),
             StatusCode::BAD_GATEWAY,
         ),
         Problem::ProviderFailed { provider, error } => (

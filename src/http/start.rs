@@ -1,16 +1,21 @@
 //! `GET /oauth2/start/{authorization_id}`: gives the browser its cookie and sends it to the provider.
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::{SharedBroker, browser, page};
+use crate::broker::complete::Problem;
 
 pub(super) async fn start(
     State(broker): SharedBroker,
-    Path(authorization_id): Path<String>,
+    authorization_id: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Response {
+    let Ok(Path(authorization_id)) = authorization_id else {
+        return page::problem(&Problem::UnknownLink);
+    };
     let public_url = &broker.settings().public_url;
     let browser = browser::secret(&headers, public_url);
     match broker.start(&authorization_id, browser).await {

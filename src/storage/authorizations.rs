@@ -14,7 +14,7 @@ use crate::domain::authorization::{
     Authorization, EXCHANGE_LIMIT, Failure, MAX_REFUSED_CODES, Options, REDIRECT_GRACE, RETENTION,
     State,
 };
-use crate::domain::grant::GrantKey;
+use crate::domain::grant::{GrantKey, Subject};
 use crate::domain::id::Id;
 use crate::domain::name::Name;
 use crate::domain::scope::Scopes;
@@ -23,7 +23,7 @@ use crate::domain::token::{DoomedToken, RawAnswer};
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
     ActiveModelTrait, ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait,
-    FromQueryResult, QueryFilter, QueryTrait,
+    FromQueryResult, QueryFilter, QueryOrder, QueryTrait,
 };
 
 pub use confirm::Awaiting;
@@ -60,6 +60,17 @@ pub struct Seen {
     pub now: Timestamp,
 }
 
+/// What became of a redirect that was to be exchanged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begun {
+    /// It is its turn. Lifetimes in the answer count from this time.
+    Now(Timestamp),
+    /// It had arrived before.
+    Before,
+    /// The authorization no longer waits for a redirect.
+    Closed,
+}
+
 impl Seen {
     /// The state when it was read.
     #[must_use]
@@ -79,7 +90,39 @@ impl Storage {
         new: &NewAuthorization<'_>,
     ) -> Result<Authorization, StorageError> {
         let write = self.begin().await?;
-        let now = self.now_on(&write).await?;
+        let inserted = self.insert_on(&write, new).await?;
+        write.commit().await?;
+        Ok(inserted)
+    }
+
+    /// The authorization that already waits with the same parameters, or else a new one.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`].
+    pub async fn find_or_insert_authorization(
+        &self,
+        new: &NewAuthorization<'_>,
+    ) -> Result<Authorization, StorageError> {
+        let write = self.begin().await?;
+        let pending = self.pending_on(&write, new.key, new.bot).await?;
+        let same = pending
+            .into_iter()
+            .find(|pending| pending.scopes == *new.scopes && pending.options == *new.options);
+        if let Some(same) = same {
+            return Ok(same);
+        }
+        let inserted = self.insert_on(&write, new).await?;
+        write.commit().await?;
+        Ok(inserted)
+    }
+
+    async fn insert_on(
+        &self,
+        write: &Write,
+        new: &NewAuthorization<'_>,
+    ) -> Result<Authorization, StorageError> {
+        let now = self.now_on(write).await?;
         let link_expires_at = now + new.link_ttl;
         let model = authorizations::ActiveModel {
             id: Set(self.random.id().as_bytes().to_vec()),
@@ -104,9 +147,8 @@ impl Storage {
             expires_at: Set((link_expires_at + REDIRECT_GRACE).millis()),
             finished_at: Set(None),
         }
-        .insert(&*write)
+        .insert(&**write)
         .await?;
-        write.commit().await?;
         convert::authorization(model)
     }
 
@@ -137,76 +179,127 @@ impl Storage {
     }
 
     /// The authorizations of a key and bot whose link still works, the newest first.
-    ///
-    /// # Errors
-    ///
-    /// [`StorageError`].
-    pub async fn pending_authorizations(
+    async fn pending_on(
         &self,
+        write: &Write,
         key: &GrantKey,
         bot: &Name,
     ) -> Result<Vec<Authorization>, StorageError> {
-        use sea_orm::QueryOrder;
-
         authorizations::Entity::find()
             .filter(of_key(key))
             .filter(authorizations::Column::Bot.eq(bot.as_str()))
             .filter(authorizations::Column::State.eq(PENDING))
             .filter(Expr::col(authorizations::Column::LinkExpiresAt).gt(self.now_expr()))
             .order_by_desc(authorizations::Column::LinkExpiresAt)
-            .all(&self.db)
+            .all(&**write)
             .await?
             .into_iter()
             .map(convert::authorization)
             .collect()
     }
 
-    /// Records that an attempt's redirect has arrived. False where it had arrived before.
+    /// The keys of a subject that an authorization is under way for.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`].
+    pub async fn keys_under_way(
+        &self,
+        namespace: &Name,
+        subject: &Subject,
+        providers: &[Name],
+    ) -> Result<Vec<GrantKey>, StorageError> {
+        let open = authorizations::Entity::find()
+            .filter(authorizations::Column::Namespace.eq(namespace.as_str()))
+            .filter(authorizations::Column::Subject.eq(subject.as_str()))
+            .filter(authorizations::Column::State.is_in([PENDING, EXCHANGING, AWAITING]))
+            .filter(authorizations::Column::Provider.is_in(providers.iter().map(Name::as_str)))
+            .all(&self.db)
+            .await?;
+        open.into_iter().map(|model| Ok(convert::authorization(model)?.key)).collect()
+    }
+
+    /// Records that an attempt's redirect has arrived, and that it is not used any further. False
+    /// where it had arrived before.
     ///
     /// # Errors
     ///
     /// [`StorageError`]; then the redirect must not be used.
     pub async fn use_attempt(&self, id: Id, salt: &[u8]) -> Result<bool, StorageError> {
         let write = self.begin().await?;
-        let now = self.now_on(&write).await?;
-        let inserted = authorization_attempts::ActiveModel {
-            authorization_id: Set(id.as_bytes().to_vec()),
-            salt: Set(salt.to_vec()),
-            used_at: Set(now.millis()),
+        let first = self.insert_attempt(&write, id, salt).await?;
+        if first {
+            write.commit().await?;
         }
-        .insert(&*write)
-        .await
-        .map_err(StorageError::from);
-        match inserted {
-            Ok(_) => write.commit().await.map(|()| true),
-            Err(error) if error.is_unique_violation() => Ok(false),
-            Err(error) => Err(error),
-        }
+        Ok(first)
     }
 
-    /// Takes a callback: from here on its code may have been sent, and no other redirect gets a
-    /// turn. Gives the time from which the answer's lifetimes count. Absent where the
-    /// authorization no longer waits for a redirect.
+    /// Takes a redirect: records that its attempt has arrived, and that from here on its code may
+    /// have been sent, in one transaction, so that whoever loads the same page at the same time
+    /// finds the one with the other.
     ///
     /// # Errors
     ///
     /// [`StorageError`]; then the code must not be sent.
-    pub async fn begin_exchange(&self, id: Id) -> Result<Option<Timestamp>, StorageError> {
+    pub async fn begin_exchange(&self, id: Id, salt: &[u8]) -> Result<Begun, StorageError> {
+        let write = self.begin().await?;
+        if !self.insert_attempt(&write, id, salt).await? {
+            return Ok(Begun::Before);
+        }
         let now = self.now_expr();
-        let _turn = self.turn().await;
         let begun = authorizations::Entity::update_many()
             .col_expr(authorizations::Column::State, Expr::value(EXCHANGING))
             .col_expr(authorizations::Column::ExchangedAt, now.clone())
             .col_expr(authorizations::Column::ExpiresAt, now.clone().add(millis(EXCHANGE_LIMIT)))
             .filter(in_state(id, &[PENDING]))
             .filter(Expr::col(authorizations::Column::ExpiresAt).gt(now))
-            .exec_with_returning(&self.db)
+            .exec_with_returning(&*write)
             .await?;
-        Ok(begun
-            .into_iter()
-            .next()
-            .and_then(|model| model.exchanged_at)
-            .map(Timestamp::from_millis))
+        write.commit().await?;
+        let exchanged_at = begun.into_iter().next().and_then(|model| model.exchanged_at);
+        Ok(exchanged_at.map_or(Begun::Closed, |at| Begun::Now(Timestamp::from_millis(at))))
+    }
+
+    /// False where the attempt is there already; the transaction is then of no more use.
+    async fn insert_attempt(
+        &self,
+        write: &Write,
+        id: Id,
+        salt: &[u8],
+    ) -> Result<bool, StorageError> {
+        let now = self.now_on(write).await?;
+        let inserted = authorization_attempts::ActiveModel {
+            authorization_id: Set(id.as_bytes().to_vec()),
+            salt: Set(salt.to_vec()),
+            used_at: Set(now.millis()),
+        }
+        .insert(&**write)
+        .await
+        .map_err(StorageError::from);
+        match inserted {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_unique_violation() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Disposes of an answer that cannot be used, or that nobody waits for any more.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`]; then the answer is still to be disposed of.
+    pub async fn discard_answer(
+        &self,
+        authorization: &Authorization,
+        answer: &RawAnswer,
+        exchanged_at: Timestamp,
+        disposal: &Disposal<'_>,
+    ) -> Result<(), StorageError> {
+        let tokens = (disposal.read)(answer, exchanged_at);
+        let write = self.begin().await?;
+        let new = NewRevocations::of(&authorization.key, tokens);
+        self.dispose(&write, new, disposal).await?;
+        write.commit().await
     }
 
     /// The provider refused the code: the authorization waits again, or fails after too many.
@@ -284,7 +377,7 @@ impl Storage {
             > 0;
         if !stored {
             let tokens = (disposal.read)(answer, exchanged_at);
-            let new = NewRevocations { key: &authorization.key, identity: "", tokens };
+            let new = NewRevocations::of(&authorization.key, tokens);
             self.dispose(&write, new, disposal).await?;
         }
         write.commit().await?;
@@ -305,7 +398,7 @@ impl Storage {
         let write = self.begin().await?;
         let only = in_state(authorization.id, &[PENDING, EXCHANGING, AWAITING]);
         let tokens = self.cancel_where(&write, only, &authorization.key, disposal).await?;
-        let new = NewRevocations { key: &authorization.key, identity: "", tokens };
+        let new = NewRevocations::of(&authorization.key, tokens);
         self.dispose(&write, new, disposal).await?;
         write.commit().await
     }

@@ -51,10 +51,27 @@ pub(super) struct NewRevocations<'a> {
     pub(super) key: &'a GrantKey,
     pub(super) identity: &'a str,
     pub(super) tokens: Vec<DoomedToken>,
+    pub(super) first_attempt: FirstAttempt,
+}
+
+impl<'a> NewRevocations<'a> {
+    /// Tokens that the outbox is to work on.
+    pub(super) fn of(key: &'a GrantKey, tokens: Vec<DoomedToken>) -> Self {
+        Self { key, identity: "", tokens, first_attempt: FirstAttempt::Outbox }
+    }
+}
+
+/// Who makes the first attempt for a new entry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum FirstAttempt {
+    /// The caller, at once: the entries are claimed for it.
+    Caller,
+    /// Whoever works on the outbox next.
+    Outbox,
 }
 
 impl Storage {
-    /// Puts tokens without a grant into the outbox, claimed by the caller for a first attempt.
+    /// Puts tokens without a grant into the outbox.
     ///
     /// While their key has a living grant, or one that is being exchanged or confirmed, they are
     /// deleted instead: at many providers a revocation reaches every token of the user and client
@@ -76,6 +93,10 @@ impl Storage {
             }
         }
         let now = self.now_on(write).await?;
+        let (attempts, next_attempt_at) = match new.first_attempt {
+            FirstAttempt::Caller => (1, now + ATTEMPT),
+            FirstAttempt::Outbox => (0, now),
+        };
         let mut entries = Vec::with_capacity(new.tokens.len());
         for token in new.tokens {
             let id = self.random.id();
@@ -91,8 +112,8 @@ impl Storage {
                 identity: Set(new.identity.to_owned()),
                 kind: Set(token.kind.as_str().to_owned()),
                 token: Set(self.seal(place, &token.value)),
-                attempts: Set(1),
-                next_attempt_at: Set((now + ATTEMPT).millis()),
+                attempts: Set(i64::from(attempts)),
+                next_attempt_at: Set(next_attempt_at.millis()),
                 expires_at: Set(ends.millis()),
                 last_error: Set(None),
             }
@@ -103,7 +124,7 @@ impl Storage {
                 key: new.key.clone(),
                 kind: token.kind,
                 token: token.value,
-                attempts: 1,
+                attempts,
             });
         }
         Ok(entries)

@@ -16,7 +16,7 @@ pub use world::World;
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// A test that runs in a runtime of its own.
-pub fn trial<F>(name: &'static str, test: fn() -> F) -> Trial
+pub fn trial<F>(name: impl Into<String>, test: fn() -> F) -> Trial
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -26,9 +26,8 @@ where
             .enable_all()
             .build()
             .map_err(|error| Failed::from(error.to_string()))?;
-        let ended = runtime.block_on(async {
-            tokio::time::timeout(LIMIT, tokio::spawn(test())).await
-        });
+        let ended =
+            runtime.block_on(async { tokio::time::timeout(LIMIT, tokio::spawn(test())).await });
         runtime.shutdown_background();
         match ended {
             Ok(Ok(())) => Ok(()),

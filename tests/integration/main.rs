@@ -5,11 +5,9 @@ mod grpcurl;
 mod harness;
 mod lifecycle;
 mod process;
-#[cfg(any())]
 mod redirect;
-#[cfg(any())]
+mod refresh;
 mod rpc;
-#[cfg(any())]
 mod storage;
 
 use std::process::ExitCode;
@@ -20,6 +18,10 @@ fn main() -> ExitCode {
         grpcurl::trials(),
         lifecycle::trials(),
         process::trials(),
+        redirect::trials(),
+        refresh::trials(),
+        rpc::trials(),
+        storage::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
 }

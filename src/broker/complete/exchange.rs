@@ -2,7 +2,7 @@
 
 use secrecy::SecretString;
 
-use super::{Landing, Problem, Start, landing_of_final, unavailable};
+use super::{Attempt, Landing, Problem, Start, landing_of_final, unavailable};
 use crate::broker::Broker;
 use crate::domain::authorization::{Failure, State};
 use crate::domain::bot::Confirmation;
@@ -11,28 +11,33 @@ use crate::domain::time::Timestamp;
 use crate::domain::token::RawAnswer;
 use crate::provider::response::{self, Context};
 use crate::provider::{OAuthError, ProviderError};
-use crate::storage::Seen;
+use crate::storage::{Begun, Seen};
 
 impl Broker {
     /// Exchanges the code and stores what comes back.
     pub(super) async fn exchange(
         &self,
         seen: Seen,
+        attempt: &Attempt<'_>,
         provider: &Provider,
         start: &Start<'_>,
         code: &SecretString,
     ) -> Result<Landing, Problem> {
-        let id = seen.authorization.id;
+        let id = attempt.id;
         // Recorded first: from here on no other redirect may send a code for this authorization.
-        let begun = self.storage.begin_exchange(id).await;
-        let Some(exchanged_at) = begun.map_err(|error| unavailable(error.into()))? else {
-            let seen = self.seen(id).await?.ok_or(Problem::UnknownRedirect)?;
-            return match seen.state() {
-                State::Exchanging | State::AwaitingConfirmation => {
-                    Err(Problem::UsedRedirect { start: None })
-                }
-                _ => Ok(landing_of_final(&seen, provider)),
-            };
+        let begun = self.storage.begin_exchange(id, &attempt.salt).await;
+        let exchanged_at = match begun.map_err(|error| unavailable(error.into()))? {
+            Begun::Now(at) => at,
+            Begun::Before => return self.landing_again(id, start, provider).await,
+            Begun::Closed => {
+                let seen = self.seen(id).await?.ok_or(Problem::UnknownRedirect)?;
+                return match seen.state() {
+                    State::Exchanging | State::AwaitingConfirmation => {
+                        Err(Problem::UsedRedirect { start: None })
+                    }
+                    _ => Ok(landing_of_final(&seen, provider)),
+                };
+            }
         };
         let redirect_uri = self.redirect_uri(provider);
         let answer = self.http.exchange_code(provider, code, start.verifier(), &redirect_uri).await;
@@ -58,7 +63,9 @@ impl Broker {
                 tracing::warn!(reason = unusable.reason, "the token answer cannot be used");
                 let error = unusable.error.unwrap_or_else(|| OAuthError::new("invalid_response"));
                 let error = ProviderError::Refused { status: 200, error };
-                return self.end_failed(&seen, provider, &error).await;
+                let landing = self.end_failed(&seen, provider, &error).await;
+                self.discard(&seen, provider, &answer, exchanged_at).await?;
+                return landing;
             }
         };
         let disposal = self.disposal(&provider.name);
@@ -82,8 +89,12 @@ impl Broker {
                 .await
                 .map(|grant| grant.is_some()),
         };
+        let unconfirmed = self.confirmation_of(&authorization.bot) == Confirmation::None;
         if !stored.map_err(|error| unavailable(error.into()))? {
-            // Cancelled while the provider was answering.
+            // Cancelled while the provider was answering; a quarantine has seen to its answer.
+            if unconfirmed {
+                self.discard(&seen, provider, &answer, exchanged_at).await?;
+            }
             return Err(Problem::EndedLink);
         }
         tracing::info!(authorization.id = %authorization.id, "code exchanged");
@@ -92,6 +103,22 @@ impl Broker {
             State::AwaitingConfirmation => Ok(self.confirm_landing(&seen, start, provider)),
             _ => Ok(landing_of_final(&seen, provider)),
         }
+    }
+
+    /// Sees to the tokens of an answer that nobody will use.
+    async fn discard(
+        &self,
+        seen: &Seen,
+        provider: &Provider,
+        answer: &RawAnswer,
+        exchanged_at: Timestamp,
+    ) -> Result<(), Problem> {
+        let disposal = self.disposal(&provider.name);
+        self.until_stored("tokens to be revoked", || {
+            self.storage.discard_answer(&seen.authorization, answer, exchanged_at, &disposal)
+        })
+        .await
+        .map_err(|error| unavailable(error.into()))
     }
 
     /// The provider gave no tokens. A refused code leaves the authorization waiting, for it may
@@ -124,7 +151,10 @@ impl Broker {
         stored.map_err(|error| unavailable(error.into()))?;
         let seen = self.seen(id).await?.ok_or(Problem::UnknownRedirect)?;
         match seen.state() {
-            State::Pending => Err(Problem::RefusedCode { start: self.start_url(id) }),
+            State::Pending => {
+                let again = seen.authorization.link_works(seen.now).then(|| self.start_url(id));
+                Err(Problem::RefusedCode { start: again })
+            }
             _ => Ok(landing_of_final(&seen, provider)),
         }
     }

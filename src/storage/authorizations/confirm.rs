@@ -159,7 +159,7 @@ impl Storage {
             .await?;
         if ended.rows_affected > 0 {
             let tokens = (disposal.read)(&awaiting.answer, awaiting.exchanged_at);
-            let new = NewRevocations { key: &authorization.key, identity: "", tokens };
+            let new = NewRevocations::of(&authorization.key, tokens);
             self.dispose(&write, new, disposal).await?;
         }
         write.commit().await

@@ -69,7 +69,7 @@ impl Storage {
         if ended.rows_affected > 0 {
             let disposal = disposal(&authorization.key.provider);
             let tokens = self.purge(&write, model, &authorization.key, &disposal).await?;
-            let new = NewRevocations { key: &authorization.key, identity: "", tokens };
+            let new = NewRevocations::of(&authorization.key, tokens);
             self.dispose(&write, new, &disposal).await?;
         }
         write.commit().await

@@ -90,10 +90,9 @@ impl Storage {
         let (refresh_token, fallback) = match opened {
             Ok(opened) => opened,
             Err(error) => {
-                // Nothing will be sent for a row that this replica cannot read, so the lease goes
-                // back at once.
+                // Nothing will be sent for a row that this replica cannot read.
                 drop(_turn);
-                self.release(grant, owner, false, None, "unreadable").await?;
+                self.unclaim(&model).await?;
                 return Err(error);
             }
         };
@@ -104,6 +103,22 @@ impl Storage {
             fallback,
             intent_was_open: model.intent_at.is_some_and(|at| at < claimed_at),
         }))
+    }
+
+    /// Undoes a claim, as if it had not been made.
+    async fn unclaim(&self, claimed: &grants::Model) -> Result<(), StorageError> {
+        let claimed_at = claimed.lease_until.map(|until| until - millis(LEASE));
+        let intent_at = claimed.intent_at.filter(|at| Some(*at) != claimed_at);
+        let _turn = self.turn().await;
+        grants::Entity::update_many()
+            .col_expr(grants::Column::LeaseOwner, Expr::value(Option::<Vec<u8>>::None))
+            .col_expr(grants::Column::LeaseUntil, Expr::value(Option::<i64>::None))
+            .col_expr(grants::Column::IntentAt, Expr::value(intent_at))
+            .filter(grants::Column::Id.eq(claimed.id.clone()))
+            .filter(grants::Column::LeaseOwner.eq(claimed.lease_owner.clone()))
+            .exec(&self.db)
+            .await?;
+        Ok(())
     }
 
     /// Extends a lease before a deliberate second attempt. False where it has ended.
@@ -321,7 +336,7 @@ impl Storage {
         }
         self.dispose(
             write,
-            NewRevocations { key: &grant.key, identity: &grant.identity, tokens: doomed },
+            NewRevocations { identity: &grant.identity, ..NewRevocations::of(&grant.key, doomed) },
             disposal,
         )
         .await?;

@@ -8,7 +8,9 @@ use crate::domain::grant::GrantKey;
 use crate::domain::time::Timestamp;
 use crate::domain::token::{DoomedToken, TokenKind};
 use crate::storage::entity::{access_tokens, grants};
-use crate::storage::revocations::{Disposal, NewRevocations, Revocation, unless_damaged};
+use crate::storage::revocations::{
+    Disposal, FirstAttempt, NewRevocations, Revocation, unless_damaged,
+};
 use crate::storage::{Storage, StorageError, Write, rows};
 
 /// What a revocation took away.
@@ -50,7 +52,16 @@ impl Storage {
             doomed.extend(self.doomed_of(&write, &model, key).await?);
         }
         let revocations = self
-            .dispose(&write, NewRevocations { key, identity: &identity, tokens: doomed }, disposal)
+            .dispose(
+                &write,
+                NewRevocations {
+                    key,
+                    identity: &identity,
+                    tokens: doomed,
+                    first_attempt: FirstAttempt::Caller,
+                },
+                disposal,
+            )
             .await?;
         write.commit().await?;
         Ok(Revoked { found, intent_open, revocations })

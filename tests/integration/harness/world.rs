@@ -87,11 +87,7 @@ pub fn bot(text: &str) -> Bot {
 
 /// The key of a grant at the world's provider.
 pub fn key(subject: &str) -> proto::GrantKey {
-    proto::GrantKey {
-        provider: PROVIDER.into(),
-        subject: subject.into(),
-        account: String::new(),
-    }
+    proto::GrantKey { provider: PROVIDER.into(), subject: subject.into(), account: String::new() }
 }
 
 pub fn get_token(subject: &str) -> proto::GetTokenRequest {
@@ -215,8 +211,11 @@ impl World {
     /// Goes through the whole flow, and gives the access token.
     pub async fn granted(&self, subject: &str) -> String {
         let (_, code) = self.consent(subject).await;
-        let request =
-            proto::ConfirmAuthorizationRequest { subject: subject.into(), code, ..Default::default() };
+        let request = proto::ConfirmAuthorizationRequest {
+            subject: subject.into(),
+            code,
+            ..Default::default()
+        };
         self.client().confirm_authorization(request).await.expect("a grant");
         self.token(subject).await
     }

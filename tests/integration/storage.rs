@@ -1,0 +1,45 @@
+//! Storage against a real database: one suite for every backend, and what SQLite alone has.
+//!
+//! Time stands still unless a test moves it, so that leases and expiry are exact.
+
+mod attempts;
+mod authorizations;
+mod backend;
+mod claims;
+mod commits;
+mod crowd;
+mod generations;
+mod listing;
+mod outbox;
+mod revoking;
+mod sealing;
+mod sqlite;
+mod sweeping;
+
+use libtest_mimic::Trial;
+
+use self::backend::{Backend, Sqlite};
+
+pub fn trials() -> Vec<Trial> {
+    trials_on::<Sqlite>().into_iter().chain(sqlite::trials()).collect()
+}
+
+/// What must hold on every backend.
+fn trials_on<B: Backend>() -> Vec<Trial> {
+    [
+        authorizations::trials::<B>(),
+        attempts::trials::<B>(),
+        generations::trials::<B>(),
+        claims::trials::<B>(),
+        commits::trials::<B>(),
+        revoking::trials::<B>(),
+        outbox::trials::<B>(),
+        sweeping::trials::<B>(),
+        listing::trials::<B>(),
+        sealing::trials::<B>(),
+        crowd::trials::<B>(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}

@@ -1,0 +1,136 @@
+//! The sweep: what waited for too long ends, and what ended long ago is forgotten.
+
+use std::time::Duration;
+
+use libtest_mimic::Trial;
+use token_broker::domain::authorization::{
+    EXCHANGE_LIMIT, Failure, MAX_CONFIRMATION_ATTEMPTS, REDIRECT_GRACE, RETENTION, State,
+};
+use token_broker::domain::grant::Subject;
+
+use super::backend::{
+    Backend, CONFIRMATION_TTL, DOOMED, LINK_TTL, QUARANTINE, Store, at_once, disposal, key,
+};
+use crate::harness::world::name;
+
+pub fn trials<B: Backend>() -> Vec<Trial> {
+    vec![
+        B::trial("the_sweep_ends_what_waited_for_too_long", overdue::<B>),
+        B::trial("the_sweep_forgets_what_ended_long_ago", forgotten::<B>),
+        B::trial("the_sweep_deals_with_as_many_as_it_is_told", limit::<B>),
+        B::trial("eight_sweeps_at_once_dispose_once", at_once_once::<B>),
+        B::trial("the_sweep_goes_on_past_a_damaged_row", damaged::<B>),
+    ]
+}
+
+async fn sweep(store: &Store, limit: u64) -> usize {
+    store.storage.sweep_authorizations(limit, |_| disposal()).await.expect("storage")
+}
+
+async fn overdue<B: Backend>() {
+    let store = Store::new::<B>().await;
+    let stored = async |id| {
+        let seen = store.storage.find_authorization(None, id).await.expect("storage");
+        seen.expect("an authorization").authorization.state
+    };
+    let pending = store.begin(&key("u1")).await.id;
+    let exchanging = store.exchanging(&key("u2")).await.id;
+    let awaiting = store.awaiting(&key("u3"), "3").await.id;
+    let guessed = store.awaiting(&key("u4"), "4").await.id;
+    for _ in 0..MAX_CONFIRMATION_ATTEMPTS {
+        let subject = Subject::parse("u4").expect("a subject");
+        let counted = store.storage.count_attempt(&name("helper"), &subject, None).await;
+        assert_eq!(counted.expect("storage").len(), 1);
+    }
+    assert_eq!(sweep(&store, 100).await, 0);
+
+    store.advance(EXCHANGE_LIMIT);
+    assert_eq!(sweep(&store, 100).await, 1);
+    assert_eq!(stored(exchanging).await, State::Failed(Failure::exchange_interrupted()));
+    store.advance(CONFIRMATION_TTL - EXCHANGE_LIMIT);
+    assert_eq!(sweep(&store, 100).await, 2);
+    assert_eq!(stored(awaiting).await, State::Expired);
+    assert_eq!(stored(guessed).await, State::Failed(Failure::too_many_wrong_codes()));
+    assert_eq!(stored(pending).await, State::Pending);
+    store.advance(LINK_TTL + REDIRECT_GRACE - CONFIRMATION_TTL);
+    assert_eq!(sweep(&store, 100).await, 1);
+    assert_eq!(stored(pending).await, State::Expired);
+    assert_eq!(sweep(&store, 100).await, 0);
+    // Tokens that nobody confirmed.
+    assert_eq!(store.due().await, ["access-3", "access-4", "refresh-3", "refresh-4"]);
+}
+
+async fn forgotten<B: Backend>() {
+    let store = Store::new::<B>().await;
+    let id = store.begin(&key("u1")).await.id;
+    let grant = store.grant(&key("u2"), "2").await;
+    assert!(store.storage.use_attempt(id, b"salt").await.expect("storage"));
+    let denied = State::Denied(Failure::new("access_denied", "The user refused."));
+    assert!(store.storage.end_authorization(id, &denied).await.expect("storage"));
+    store.advance(RETENTION - Duration::from_millis(1));
+    assert_eq!(sweep(&store, 100).await, 0);
+    let seen = store.storage.find_authorization(None, id).await.expect("storage");
+    assert_eq!(seen.expect("an authorization").state(), denied);
+
+    store.advance(Duration::from_millis(1));
+    assert_eq!(sweep(&store, 100).await, 2);
+    assert!(store.storage.find_authorization(None, id).await.expect("storage").is_none());
+    assert_eq!(store.tamper("DELETE FROM authorization_attempts", []).await, 0);
+    // The grant that an authorization left is none of the sweep's business.
+    assert_eq!(store.held(&key("u2")).await.grant.version, grant.version);
+    assert_eq!(store.doomed().await, 0);
+}
+
+async fn limit<B: Backend>() {
+    let store = Store::new::<B>().await;
+    for _ in 0..5 {
+        store.begin(&key("u1")).await;
+    }
+    store.advance(LINK_TTL + REDIRECT_GRACE);
+    for expected in [2, 2, 1, 0] {
+        assert_eq!(sweep(&store, 2).await, expected);
+    }
+}
+
+async fn at_once_once<B: Backend>() {
+    let store = Store::new::<B>().await;
+    for index in 0..10 {
+        store.awaiting(&key(&format!("u{index}")), &index.to_string()).await;
+    }
+    store.advance(CONFIRMATION_TTL);
+    at_once(8, |_| {
+        let store = store.clone();
+        async move { sweep(&store, 100).await }
+    })
+    .await;
+    assert_eq!(store.doomed().await, 20);
+}
+
+async fn damaged<B: Backend>() {
+    let store = Store::new::<B>().await;
+    let broken = store.awaiting(&key("u1"), "1").await.id;
+    store.advance(Duration::from_millis(1));
+    let whole = store.awaiting(&key("u2"), "2").await.id;
+    let mut sealed = store.column(QUARANTINE, broken).await;
+    *sealed.last_mut().expect("bytes") ^= 1;
+    store.set_column(QUARANTINE, broken, sealed).await;
+    store.advance(CONFIRMATION_TTL);
+    assert_eq!(sweep(&store, 100).await, 2);
+    for id in [broken, whole] {
+        let seen = store.storage.find_authorization(None, id).await.expect("storage");
+        assert_eq!(seen.expect("an authorization").authorization.state, State::Expired);
+    }
+    let entries = store.storage.claim_revocations(100).await.expect("storage");
+    assert!(entries.is_empty(), "the sweep has claimed them");
+    store.advance(Duration::from_secs(15));
+    let entries = store.storage.claim_revocations(100).await.expect("storage");
+    assert_eq!(super::backend::values(&entries), ["access-2", "refresh-2"]);
+
+    // One unreadable entry of the outbox does not keep the other from its turn.
+    let mut sealed = store.column(DOOMED, entries[0].id).await;
+    sealed.truncate(8);
+    store.set_column(DOOMED, entries[0].id, sealed).await;
+    store.advance(Duration::from_secs(15));
+    let left = store.storage.claim_revocations(100).await.expect("storage");
+    assert_eq!(left.iter().map(|entry| entry.id).collect::<Vec<_>>(), [entries[1].id]);
+}
