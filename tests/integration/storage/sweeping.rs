@@ -121,9 +121,6 @@ async fn damaged<B: Backend>() {
         assert_eq!(seen.expect("an authorization").authorization.state, State::Expired);
     }
     let entries = store.storage.claim_revocations(100).await.expect("storage");
-    assert!(entries.is_empty(), "the sweep has claimed them");
-    store.advance(Duration::from_secs(15));
-    let entries = store.storage.claim_revocations(100).await.expect("storage");
     assert_eq!(super::backend::values(&entries), ["access-2", "refresh-2"]);
 
     // One unreadable entry of the outbox does not keep the other from its turn.
