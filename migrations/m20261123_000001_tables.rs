@@ -179,6 +179,7 @@ fn revocations(c: &Columns) -> TableCreateStatement {
         c.bytes("token"),
         c.integer("attempts"),
         c.integer("next_attempt_at"),
+        c.optional_integer("claimed_until"),
         c.integer("expires_at"),
         c.optional_text("last_error"),
     ];

@@ -169,6 +169,7 @@ impl Broker {
         let provider = self.providers.get(provider);
         Disposal {
             revocable: provider.is_some_and(|p| p.revocation_endpoint.is_some()),
+            reach: provider.map(|p| p.revocation_reach).unwrap_or_default(),
             read: &read_tokens,
         }
     }

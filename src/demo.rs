@@ -25,7 +25,7 @@ use crate::broker::{Broker, Parts, Settings};
 use crate::crypto::random::Random;
 use crate::domain::bot::{ApiKey, Bot, Confirmation, Providers};
 use crate::domain::name::Name;
-use crate::domain::provider::{Client, ClientAuth, Provider};
+use crate::domain::provider::{Client, ClientAuth, Provider, RevocationReach};
 use crate::domain::scope::Scopes;
 use crate::provider::Http;
 use crate::runtime::{self, Listeners};
@@ -190,6 +190,7 @@ async fn broker(
         authorization_endpoint: at("authorize")?,
         token_endpoint: at("token")?,
         revocation_endpoint: Some(at("revoke")?),
+        revocation_reach: RevocationReach::Grant,
         client: Client {
             id: "token-broker".to_owned(),
             auth: ClientAuth::Basic(data.client_secret.clone().into()),

@@ -7,5 +7,5 @@ pub mod http;
 pub mod response;
 pub mod revoke;
 
-pub use error::{OAuthError, ProviderError};
+pub use error::{INVALID_RESPONSE, OAuthError, ProviderError};
 pub use http::Http;

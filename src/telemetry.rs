@@ -5,8 +5,9 @@
 
 use opentelemetry::trace::{TraceContextExt, TracerProvider};
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use tracing::Span;
+use tracing::{Level, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -52,10 +53,11 @@ pub fn init(
         Format::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
         Format::Text => lines.boxed(),
     };
+    // Each layer has its own filter: a call has a trace id however little is logged.
+    let traced = Targets::new().with_target("token_broker", Level::INFO);
     tracing_subscriber::registry()
-        .with(filter)
-        .with(tracing_opentelemetry::layer().with_tracer(tracer))
-        .with(lines)
+        .with(tracing_opentelemetry::layer().with_tracer(tracer).with_filter(traced))
+        .with(lines.with_filter(filter))
         .try_init()?;
     Ok(())
 }

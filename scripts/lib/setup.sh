@@ -128,6 +128,20 @@ need_grpcurl() {
     return 1
 }
 
+# The server's binaries, which the tests start themselves; where harness/postgres.rs looks for them.
+need_postgresql() {
+    local why="apt could not install it"
+    if has_postgresql || { install "postgresql" system_packages postgresql && has_postgresql; }; then
+        return
+    fi
+    skipped_tests postgresql "$why"
+    return 1
+}
+
+has_postgresql() {
+    has initdb && has postgres || compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null
+}
+
 # A debug build, which takes a minute or two; the release build, fully link-time optimised, takes many.
 need_cargo_deny() {
     if has_version cargo-deny "$CARGO_DENY_VERSION"; then

@@ -56,7 +56,7 @@ impl Broker {
         bot: &Bot,
         request: AuthorizeRequest,
     ) -> Result<Started, BrokerError> {
-        let scopes = self.scopes_to_ask(bot, &request).await?;
+        let (request, scopes) = self.checked(bot, request).await?;
         let new = self.new_authorization(bot, &request, &scopes);
         let authorization = self.storage.insert_authorization(&new).await?;
         tracing::info!(
@@ -74,7 +74,7 @@ impl Broker {
         bot: &Bot,
         request: AuthorizeRequest,
     ) -> Result<Started, BrokerError> {
-        let scopes = self.scopes_to_ask(bot, &request).await?;
+        let (request, scopes) = self.checked(bot, request).await?;
         let new = self.new_authorization(bot, &request, &scopes);
         Ok(self.started(&self.storage.find_or_insert_authorization(&new).await?))
     }
@@ -94,13 +94,13 @@ impl Broker {
         }
     }
 
-    /// Checks the request, and joins the scopes that a grant of the key already has, so that one
-    /// feature does not take another's away.
-    async fn scopes_to_ask(
+    /// Checks the request, and gives the scopes to ask for: those that a grant of the key already
+    /// has are among them, so that one feature does not take another's away.
+    async fn checked(
         &self,
         bot: &Bot,
-        request: &AuthorizeRequest,
-    ) -> Result<Scopes, BrokerError> {
+        mut request: AuthorizeRequest,
+    ) -> Result<(AuthorizeRequest, Scopes), BrokerError> {
         let provider = self.admit(bot, &request.key)?;
         if request.start.flow == Some(Flow::DeviceCode) {
             return Err(BrokerError::FlowNotSupported {
@@ -114,16 +114,20 @@ impl Broker {
         if !beyond.is_empty() {
             return Err(BrokerError::ScopeNotAllowed { scopes: beyond });
         }
-        if let Some(url) = &request.start.options.return_url
-            && bot.allowed_return_url(url).is_none()
-        {
-            return Err(BrokerError::InvalidArgument {
-                field: RETURN_URL,
-                problem: "is not among the return URLs that are allowed to this bot".to_owned(),
-            });
+        let asked = asked.clone();
+        if let Some(text) = &request.start.options.return_url {
+            let Some(url) = bot.allowed_return_url(text) else {
+                return Err(BrokerError::InvalidArgument {
+                    field: RETURN_URL,
+                    problem: "is not among the return URLs that are allowed to this bot".to_owned(),
+                });
+            };
+            // As it was compared: a browser might read another spelling otherwise.
+            request.start.options.return_url = Some(url.into());
         }
         let held = self.storage.find_grant(&request.key).await?;
-        Ok(held.map_or_else(|| asked.clone(), |held| asked.union(&held.grant.scopes)))
+        let scopes = held.map_or_else(|| asked.clone(), |held| asked.union(&held.grant.scopes));
+        Ok((request, scopes))
     }
 
     fn started(&self, authorization: &Authorization) -> Started {

@@ -360,10 +360,7 @@ fn landing_of_final(seen: &Seen, provider: &Provider) -> Landing {
     match seen.state() {
         State::Authorized => Landing::Authorized { provider: name, return_url },
         State::Denied(_) => Landing::Denied { provider: name, return_url },
-        State::Failed(failure) if failure.error == "exchange_interrupted" => {
-            Landing::Problem(Problem::Failed { description: failure.description })
-        }
-        State::Failed(failure) if failure.error == "too_many_wrong_codes" => {
+        State::Failed(failure) if failure.is_own() => {
             Landing::Problem(Problem::Failed { description: failure.description })
         }
         State::Failed(failure) => {

@@ -33,8 +33,11 @@ impl Broker {
         {
             return Ok(grant);
         }
-        let awaiting =
-            self.storage.count_attempt(&bot.namespace, &request.subject, request.id).await?;
+        let providers = self.providers_of(bot, None);
+        let awaiting = self
+            .storage
+            .count_attempt(&bot.namespace, &request.subject, request.id, &providers)
+            .await?;
         let (matching, others): (Vec<_>, Vec<_>) = awaiting.into_iter().partition(|awaiting| {
             let id = awaiting.authorization.id;
             code_matches(&self.keyring, id, &request.code, &awaiting.code_hash)
@@ -57,6 +60,7 @@ impl Broker {
             .find_authorization(Some(&bot.namespace), id)
             .await?
             .filter(|seen| seen.authorization.key.subject == request.subject)
+            .filter(|seen| bot.may_use(seen.authorization.key.provider.as_str()))
             .ok_or(BrokerError::AuthorizationNotFound { id: Some(id.to_string()) })?;
         let state = seen.state();
         if state == State::AwaitingConfirmation {

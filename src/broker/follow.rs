@@ -38,7 +38,13 @@ impl Broker {
     ///
     /// [`BrokerError::AuthorizationNotFound`], or where storage is away.
     pub async fn get_authorization(&self, bot: &Bot, id: Id) -> Result<View, BrokerError> {
-        self.view(&bot.namespace, id).await
+        let view = self.view(&bot.namespace, id).await?;
+        let key = &view.authorization.key;
+        // What another bot of a shared namespace may do and this one may not looks absent.
+        if bot.may_use(key.provider.as_str()) && bot.may_act_for(key.subject.as_str()) {
+            return Ok(view);
+        }
+        Err(BrokerError::AuthorizationNotFound { id: Some(id.to_string()) })
     }
 
     pub(super) async fn view(&self, namespace: &Name, id: Id) -> Result<View, BrokerError> {

@@ -46,7 +46,9 @@ impl Broker {
     ) -> Result<Lent, BrokerError> {
         let lent = self.lend_held(bot, &request).await;
         match (lent, request.start) {
-            (Err(error), Some(start)) if error.needs_authorization() => {
+            (Err(error), Some(start))
+                if error.needs_authorization() && bot.may_call("Authorize") =>
+            {
                 let authorize =
                     AuthorizeRequest { key: request.key, scopes: request.scopes, start };
                 let started = self.authorize_once(bot, authorize).await.map_err(in_start)?;
@@ -62,6 +64,7 @@ impl Broker {
         request: &LendRequest,
     ) -> Result<Lent, BrokerError> {
         self.admit(bot, &request.key)?;
+        allowed(bot, &request.key, &request.scopes)?;
         let held = self.held(&request.key).await?;
         covers(&held.grant, &request.scopes)?;
         let held = match due(&held, request.min_ttl) {
@@ -69,17 +72,27 @@ impl Broker {
             Due::Reauthorization => return Err(reauthorization(&request.key)),
             Due::Refresh { old_still_lives } => match self.refreshed(&held).await {
                 Ok(refreshed) => refreshed,
-                // Revoked meanwhile: nothing is lent any more, however long it lives elsewhere.
-                Err(error @ BrokerError::AuthorizationRequired { .. }) => return Err(error),
-                // The old token is served while it is valid, whatever happens to the refresh.
-                Err(error) if old_still_lives => {
-                    tracing::warn!(%error, "refresh failed; the old access token still lives");
-                    held
-                }
+                Err(error) if old_still_lives => self.still_held(held, error).await?,
                 Err(error) => return Err(error),
             },
         };
         lend_to(bot, held, &request.scopes)
+    }
+
+    /// The old token is served while it is valid, whatever happens to the refresh. The refresh took
+    /// its time, so the grant is read again: it may have been revoked.
+    async fn still_held(&self, before: Held, error: BrokerError) -> Result<Held, BrokerError> {
+        let now = match self.held(&before.grant.key).await {
+            Ok(now) => now,
+            // Storage is away, and perhaps that is why the refresh failed.
+            Err(BrokerError::StorageUnavailable) => before,
+            Err(gone) => return Err(gone),
+        };
+        if !now.access_token.as_ref().is_some_and(|token| token.is_living(now.now)) {
+            return Err(error);
+        }
+        tracing::warn!(%error, "refresh failed; the old access token still lives");
+        Ok(now)
     }
 
     pub(super) async fn held(&self, key: &GrantKey) -> Result<Held, BrokerError> {
@@ -127,15 +140,16 @@ fn due(held: &Held, min_ttl: Duration) -> Due {
 
 /// Checks that the grant covers what is asked for, and that the bot may have what it covers.
 pub(super) fn lend_to(bot: &Bot, held: Held, asked: &Scopes) -> Result<Lent, BrokerError> {
-    let provider = &held.grant.key.provider;
     let token = held.access_token.ok_or_else(|| reauthorization(&held.grant.key))?;
     covers(&held.grant, asked)?;
     // A namespace may be shared with a bot that was granted more.
-    let beyond = bot.scopes_beyond(provider.as_str(), &token.scopes);
-    if !beyond.is_empty() {
-        return Err(BrokerError::ScopeNotAllowed { scopes: beyond });
-    }
+    allowed(bot, &held.grant.key, &token.scopes)?;
     Ok(Lent { grant: held.grant, token })
+}
+
+fn allowed(bot: &Bot, key: &GrantKey, scopes: &Scopes) -> Result<(), BrokerError> {
+    let beyond = bot.scopes_beyond(key.provider.as_str(), scopes);
+    if beyond.is_empty() { Ok(()) } else { Err(BrokerError::ScopeNotAllowed { scopes: beyond }) }
 }
 
 fn covers(grant: &Grant, asked: &Scopes) -> Result<(), BrokerError> {
@@ -183,6 +197,7 @@ mod tests {
                 refreshable,
                 failures: 0,
                 next_attempt_at: None,
+                last_error: None,
             },
             access_token: Some(AccessToken {
                 value: "token".into(),

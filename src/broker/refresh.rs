@@ -21,6 +21,7 @@ use crate::domain::bot::Bot;
 use crate::domain::grant::{Grant, GrantKey, GrantState};
 use crate::domain::scope::Scopes;
 use crate::domain::token::AccessToken;
+use crate::provider::ProviderError;
 use crate::storage::Held;
 
 /// What Refresh asks for.
@@ -48,6 +49,7 @@ impl Broker {
         let another = held
             .access_token
             .as_ref()
+            .filter(|token| token.is_living(held.now))
             .is_some_and(|token| request.etag != etag(&held.grant, token));
         if another && !request.etag.is_empty() {
             return lend_to(bot, held, &Scopes::default());
@@ -73,17 +75,30 @@ impl Broker {
         if self.draining.is_cancelled() {
             return Err(BrokerError::Overloaded);
         }
-        if let Some(retry_after) = backing_off(held) {
-            let provider = held.grant.key.provider.clone();
-            return Err(BrokerError::ProviderUnavailable { provider, retry_after });
-        }
+        refusal(held)?;
         self.flights.join(self, held.grant.clone()).await
     }
 }
 
-/// How long no refresh is tried any more, after failures.
-fn backing_off(held: &Held) -> Option<std::time::Duration> {
-    held.grant.next_attempt_at.filter(|at| held.now < *at).map(|at| at.since(held.now))
+/// Why no refresh is tried now: the grant is dead, or waits after a failure, which is then told
+/// again.
+fn refusal(held: &Held) -> Result<(), BrokerError> {
+    let grant = &held.grant;
+    if grant.state == GrantState::ReauthorizationRequired {
+        return Err(reauthorization(&grant.key));
+    }
+    let Some(at) = grant.next_attempt_at.filter(|at| held.now < *at) else { return Ok(()) };
+    let last = grant.last_error.as_deref().and_then(ProviderError::from_record);
+    let told = last.map(|error| BrokerError::from_provider(&grant.key.provider, &error));
+    Err(match told {
+        Some(
+            told @ (BrokerError::ProviderMisconfigured { .. } | BrokerError::ProviderError { .. }),
+        ) => told,
+        _ => BrokerError::ProviderUnavailable {
+            provider: grant.key.provider.clone(),
+            retry_after: at.since(held.now),
+        },
+    })
 }
 
 /// Names an access token without telling it.

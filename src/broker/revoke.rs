@@ -10,7 +10,7 @@ use crate::domain::bot::Bot;
 use crate::domain::grant::{GrantKey, Subject};
 use crate::domain::name::Name;
 use crate::provider::ProviderError;
-use crate::storage::{ListFilter, Revocation, SubjectFilter};
+use crate::storage::{ListFilter, Revocation, Revoked, SubjectFilter};
 
 /// The longest pause between two attempts of the outbox.
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
@@ -43,23 +43,35 @@ impl Broker {
     }
 
     async fn revoke_key(&self, key: &GrantKey) -> Result<RevocationState, BrokerError> {
+        let forgotten = self.forget(key).await?;
+        Ok(self.tell_provider(forgotten).await)
+    }
+
+    /// Takes the grant away here.
+    async fn forget(&self, key: &GrantKey) -> Result<Option<Revoked>, BrokerError> {
         let disposal = self.disposal(&key.provider);
         let revoked = self.storage.revoke(key, &disposal).await?;
         if !revoked.found {
-            return Ok(RevocationState::NotNeeded);
+            return Ok(None);
         }
         tracing::info!(provider = %key.provider, "grant revoked");
-        if !disposal.revocable {
-            return Ok(RevocationState::Unsupported);
+        Ok(Some(revoked))
+    }
+
+    /// Makes the first attempts at the provider.
+    async fn tell_provider(&self, forgotten: Option<Revoked>) -> RevocationState {
+        let Some(revoked) = forgotten else { return RevocationState::NotNeeded };
+        if revoked.revocations.is_empty() && !revoked.intent_open {
+            return RevocationState::Unsupported;
         }
         let confirmed = join_all(revoked.revocations.iter().map(|r| self.try_revocation(r))).await;
         let all_confirmed = confirmed.into_iter().all(|confirmed| confirmed);
         // A refresh under way may yet mint another token; its commit puts it into the outbox.
-        Ok(if all_confirmed && !revoked.intent_open {
+        if all_confirmed && !revoked.intent_open {
             RevocationState::Done
         } else {
             RevocationState::Pending
-        })
+        }
     }
 
     /// Forgets every grant of a subject that the bot may use.
@@ -97,12 +109,19 @@ impl Broker {
             if keys.is_empty() {
                 return Ok(revoked);
             }
+            // All are gone here before the first provider is called: one that hangs must not keep
+            // the others alive.
+            let mut forgotten = Vec::with_capacity(keys.len());
             for key in keys {
-                let state = self.revoke_key(&key).await?;
-                if state != RevocationState::NotNeeded {
-                    revoked.push((key, state));
-                }
+                let gone = self.forget(&key).await?;
+                forgotten.push((key, gone));
             }
+            let told = forgotten.into_iter().map(|(key, gone)| async {
+                let state = self.tell_provider(gone).await;
+                (key, state)
+            });
+            let told = join_all(told).await;
+            revoked.extend(told.into_iter().filter(|(_, s)| *s != RevocationState::NotNeeded));
         }
     }
 

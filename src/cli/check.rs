@@ -7,6 +7,9 @@ use super::{connect, environment, say};
 use crate::config::Config;
 use crate::storage::MissingFile;
 
+/// How many of the newest grants are opened, to see whether the keys fit.
+const ROWS_TO_OPEN: u64 = 100;
+
 pub(super) async fn run(path: &Path) -> anyhow::Result<ExitCode> {
     let config = match Config::load(path, environment()) {
         Ok(config) => config,
@@ -16,7 +19,7 @@ pub(super) async fn run(path: &Path) -> anyhow::Result<ExitCode> {
         }
     };
     say(&format!(
-        "configuration: in order ({} providers, {} bots, {} keys)",
+        "configuration: in order (providers: {}, bots: {}, encryption keys: {})",
         config.providers.len(),
         config.bots.len(),
         config.encryption.keys.len()
@@ -39,16 +42,20 @@ async fn database(config: &Config) -> anyhow::Result<String> {
     }
     let storage = connect(config).await?;
     let status = storage.migration_status().await?;
+    if !status.applied.is_empty() {
+        storage.probe(ROWS_TO_OPEN).await?;
+    }
     storage.close().await?;
     let (applied, pending) = (status.applied.len(), status.pending.len());
     if pending > 0 && !config.database.migrate {
         anyhow::bail!("{pending} migrations are missing: run `token-broker migrate --config FILE`");
     }
-    Ok(format!("in order ({applied} migrations applied, {pending} to be applied by serve)"))
+    Ok(format!("in order (migrations applied: {applied}, to be applied by serve: {pending})"))
 }
 
 fn missing_database(config: &Config, missing: &MissingFile) -> anyhow::Result<String> {
-    let path = missing.path.display();
+    let path = std::path::absolute(&missing.path).unwrap_or_else(|_| missing.path.clone());
+    let path = path.display();
     if !missing.creates {
         anyhow::bail!("{path} is not there; add ?mode=rwc to database.url to have it made");
     }

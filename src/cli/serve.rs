@@ -22,7 +22,10 @@ pub(super) async fn run(config: &Config, stop: CancellationToken) -> anyhow::Res
     let storage = open(config).await?;
     let listeners = Listeners::bind(config.grpc.listen, config.http.listen, config.ops.listen)
         .await
-        .map_err(|(address, error)| anyhow::anyhow!("cannot listen on {address}: {error}"))?;
+        .map_err(|(address, error)| anyhow::anyhow!(
+                "cannot listen on {address}: {error}; stop what listens there, or configure another \
+                 address"
+            ))?;
     tracing::info!(
         grpc = %listeners.grpc.local_addr()?,
         http = %listeners.http.local_addr()?,

@@ -9,7 +9,7 @@ use super::problem::Reported;
 use super::section::{Section, all};
 use super::value::{choice, filled, parsed};
 use crate::domain::name::Name;
-use crate::domain::provider::{Client, ClientAuth, Provider};
+use crate::domain::provider::{Client, ClientAuth, Provider, RevocationReach};
 use crate::domain::scope::Scopes;
 
 /// Keys of later versions.
@@ -60,6 +60,13 @@ fn provider(name: &str, mut section: Section<'_>) -> Result<Provider, Reported> 
     let issuer = section.optional("issuer", parsed(issuer));
     let endpoints = endpoints(&mut section, !matches!(issuer, Ok(None)));
     let revocation_endpoint = section.optional("revocation_endpoint", parsed(address::endpoint));
+    let reaches = [
+        ("token", RevocationReach::Token),
+        ("grant", RevocationReach::Grant),
+        ("user_client", RevocationReach::UserClient),
+    ];
+    let revocation_reach =
+        section.or("revocation_reach", RevocationReach::default(), choice(&reaches));
     let client_id =
         section.required("client_id", "write what the provider calls the broker", filled);
     let auth = client_auth(&mut section);
@@ -80,6 +87,7 @@ fn provider(name: &str, mut section: Section<'_>) -> Result<Provider, Reported> 
         authorization_endpoint,
         token_endpoint,
         revocation_endpoint: revocation_endpoint?,
+        revocation_reach: revocation_reach?,
         client: Client { id: client_id?, auth: auth? },
         default_scopes: joined(&default_scopes?.unwrap_or_default()),
     })

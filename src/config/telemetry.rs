@@ -29,9 +29,17 @@ pub(super) fn read(mut section: Section<'_>) -> Result<Telemetry, Reported> {
 }
 
 fn filter(text: &str) -> Result<String, String> {
-    EnvFilter::try_new(text)
-        .map(|_| text.to_owned())
-        .map_err(|_| "must be log directives, such as \"info,token_broker=debug\"".to_owned())
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    // A lone word is a target to EnvFilter, so that a mistyped level would silence everything.
+    let plain = text.split(',').map(str::trim).all(|directive| {
+        directive.contains('=') || LEVELS.contains(&directive.to_ascii_lowercase().as_str())
+    });
+    match EnvFilter::try_new(text) {
+        Ok(_) if plain => Ok(text.to_owned()),
+        _ => Err("must be a level (off, error, warn, info, debug, trace), or directives such as \
+                  \"info,token_broker=debug\""
+            .to_owned()),
+    }
 }
 
 #[cfg(test)]
@@ -52,9 +60,19 @@ mod tests {
         let text = "telemetry = { log = 'a=b=c', log_format = 'xml', otlp_endpoint = 'x' }";
         assert_eq!(
             telemetry(text).expect_err("problems"),
-            "telemetry.log: must be log directives, such as \"info,token_broker=debug\"\n\
+            "telemetry.log: must be a level (off, error, warn, info, debug, trace), or directives such as \"info,token_broker=debug\"\n\
              telemetry.log_format: must be \"json\" or \"text\"\n\
              telemetry.otlp_endpoint: is not supported by this version yet; remove it"
         );
+    }
+
+    #[test]
+    fn a_mistyped_level_does_not_silence_the_log() {
+        for text in ["inof", "chatty!!", "info,token_broker", ""] {
+            assert!(telemetry(&format!("telemetry = {{ log = '{text}' }}")).is_err(), "{text}");
+        }
+        for text in ["INFO", "off", "warn,token_broker::broker=debug", "h2=trace"] {
+            assert!(telemetry(&format!("telemetry = {{ log = '{text}' }}")).is_ok(), "{text}");
+        }
     }
 }

@@ -36,7 +36,14 @@ pub(super) fn text(value: Value) -> Result<String, Wrong> {
 /// A text with something in it.
 pub(super) fn filled(value: Value) -> Result<String, Wrong> {
     let text = text(value)?;
-    if text.trim().is_empty() { Err("must not be empty".to_owned()) } else { Ok(text) }
+    if text.trim().is_empty() {
+        return Err("must not be empty".to_owned());
+    }
+    // As in the example that an operator starts from.
+    if text.starts_with('<') && text.ends_with('>') {
+        return Err("is a placeholder; fill it in".to_owned());
+    }
+    Ok(text)
 }
 
 pub(super) fn boolean(value: Value) -> Result<bool, Wrong> {

@@ -101,6 +101,14 @@ impl Failure {
         Self { error: error.to_owned(), description: description.to_owned() }
     }
 
+    /// Whether the words are the broker's own, and not about what the provider answered.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        [Self::too_many_wrong_codes(), Self::exchange_interrupted()]
+            .iter()
+            .any(|own| own.error == self.error)
+    }
+
     /// Five wrong confirmation codes.
     #[must_use]
     pub fn too_many_wrong_codes() -> Self {

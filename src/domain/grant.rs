@@ -122,6 +122,8 @@ pub struct Grant {
     pub failures: u32,
     /// Before when no refresh is tried, after failures.
     pub next_attempt_at: Option<Timestamp>,
+    /// What the last failure was, as the provider layer writes it down.
+    pub last_error: Option<String>,
 }
 
 #[cfg(test)]

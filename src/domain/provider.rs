@@ -24,10 +24,25 @@ pub struct Provider {
     pub token_endpoint: Url,
     /// Where tokens are revoked (RFC 7009). Absent: the provider has no way to revoke.
     pub revocation_endpoint: Option<Url>,
+    /// What a revocation ends there besides the token.
+    pub revocation_reach: RevocationReach,
     /// The broker's registration.
     pub client: Client,
     /// Asked for where the caller names no scopes.
     pub default_scopes: Scopes,
+}
+
+/// What a revocation ends besides the token that it names. RFC 7009 section 2.1 leaves it to the
+/// provider.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum RevocationReach {
+    /// Nothing else.
+    Token,
+    /// The grant that the token is of. Assumed where nothing else is known.
+    #[default]
+    Grant,
+    /// Every token that this user has given this client, as at Google.
+    UserClient,
 }
 
 /// The broker's registration at a provider (RFC 6749 section 2).

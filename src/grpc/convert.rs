@@ -54,7 +54,6 @@ impl Violations {
             self.add(field, "is missing: name a provider, such as those that ListProviders gives");
             return None;
         }
-        // A command word is no provider's name, but of the form: it is simply not configured.
         match Name::parse(text) {
             Ok(name) => Some(name),
             Err(problem) => {
@@ -302,8 +301,9 @@ pub(super) fn authorization(view: View) -> proto::Authorization {
     let (error, error_description) =
         failure.map(|failure| (failure.error, failure.description)).unwrap_or_default();
     let expires_at = match view.state {
-        State::AwaitingConfirmation | State::Exchanging => Some(view.authorization.expires_at),
-        State::Pending => Some(view.authorization.expires_at),
+        State::Pending | State::Exchanging | State::AwaitingConfirmation => {
+            Some(view.authorization.expires_at)
+        }
         _ => None,
     };
     proto::Authorization {

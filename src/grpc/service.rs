@@ -84,7 +84,7 @@ impl Service {
 fn refused(error: CallError) -> Status {
     let reason = reason_of(&error);
     let status = Status::from(error);
-    tracing::info!(reason, message = status.message(), "call refused");
+    tracing::info!(reason, error = status.message(), "call refused");
     status
 }
 

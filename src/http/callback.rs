@@ -48,6 +48,10 @@ pub(super) async fn form_post(
     let Ok(Path(provider)) = provider else {
         return page::problem(&Problem::UnknownRedirect);
     };
+    // What is read of it alone: a form may also have an ID token, too long for a URL.
+    let read = form_urlencoded::parse(form.as_bytes())
+        .filter(|(name, _)| ["state", "code", "error", "iss"].contains(&name.as_ref()));
+    let form = form_urlencoded::Serializer::new(String::new()).extend_pairs(read).finish();
     let sealed = broker.seal_form(&provider, form.as_bytes());
     let location = format!("?{SEALED}={}", BASE64_URL_SAFE_NO_PAD.encode(sealed));
     (StatusCode::SEE_OTHER, [(header::LOCATION, location)]).into_response()

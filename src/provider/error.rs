@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+const REFUSED: &str = "refused: ";
+
+/// The broker's own code for an answer that is none of the protocol.
+pub const INVALID_RESPONSE: &str = "invalid_response";
+
 /// An error answer of the token endpoint (RFC 6749 section 5.2) or of the redirect (section
 /// 4.1.2.1).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,12 +19,12 @@ impl OAuthError {
     /// Takes an error code from outside: whatever it is, it can be shown and logged.
     #[must_use]
     pub fn new(code: &str) -> Self {
-        let code = code
+        let code: String = code
             .chars()
             .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
             .take(64)
             .collect();
-        Self { code }
+        Self { code: if code.is_empty() { "error".to_owned() } else { code } }
     }
 
     /// Whether it says that the code or the refresh token is dead.
@@ -69,6 +74,9 @@ pub enum ProviderError {
         /// What the provider said.
         error: OAuthError,
     },
+    /// An answer that is too large to be read: the provider may have acted on the request.
+    #[error("more than {0} bytes")]
+    TooLarge(usize),
     /// Another 4xx, a redirect, or something that is no answer of the protocol.
     #[error("unexpected answer: {0}")]
     Odd(String),
@@ -78,13 +86,24 @@ impl ProviderError {
     /// Whether the provider may have acted on the request although no answer was stored.
     #[must_use]
     pub fn is_ambiguous(&self) -> bool {
-        matches!(self, Self::NoAnswer(_) | Self::Broken { .. })
+        matches!(self, Self::NoAnswer(_) | Self::Broken { .. } | Self::TooLarge(_))
     }
 
-    /// Whether the same request may succeed later.
+    /// How the error is written down with a grant: one that has to be told again has its code.
     #[must_use]
-    pub fn is_unavailable(&self) -> bool {
-        self.is_ambiguous() || matches!(self, Self::NotSent(_) | Self::RateLimited { .. })
+    pub fn to_record(&self) -> String {
+        match self {
+            Self::Refused { error, .. } => format!("{REFUSED}{}", error.code),
+            Self::Odd(_) | Self::TooLarge(_) => format!("{REFUSED}{INVALID_RESPONSE}"),
+            other => other.to_string(),
+        }
+    }
+
+    /// Reads what [`ProviderError::to_record`] wrote. Absent for errors that pass by themselves.
+    #[must_use]
+    pub fn from_record(record: &str) -> Option<Self> {
+        let code = record.strip_prefix(REFUSED)?;
+        Some(Self::Refused { status: 0, error: OAuthError::new(code) })
     }
 
     /// What `Retry-After` says (RFC 9110 section 10.2.3).

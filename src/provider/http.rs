@@ -126,7 +126,7 @@ impl Http {
             answer.chunk().await.map_err(|error| ProviderError::NoAnswer(describe(&error)))?
         {
             if body.len() + chunk.len() > MAX_BODY {
-                return Err(ProviderError::Odd(format!("more than {MAX_BODY} bytes")));
+                return Err(ProviderError::TooLarge(MAX_BODY));
             }
             body.extend_from_slice(&chunk);
         }

@@ -56,8 +56,7 @@ pub fn read(answer: &RawAnswer, context: Context<'_>) -> Result<TokenSet, Unusab
         return Err(unusable(None, "a token type other than Bearer"));
     }
     let ends = |lifetime: Option<Duration>| lifetime.map(|lifetime| context.issued_at + lifetime);
-    let refresh_lifetime =
-        ["refresh_token_expires_in", "refresh_expires_in"].iter().find_map(|n| fields.lifetime(n));
+    let refresh_lifetime = fields.refresh_lifetime();
     Ok(TokenSet {
         access_token: AccessToken {
             value,
@@ -76,16 +75,13 @@ pub fn read(answer: &RawAnswer, context: Context<'_>) -> Result<TokenSet, Unusab
 #[must_use]
 pub fn tokens_in(answer: &RawAnswer, issued_at: Timestamp) -> Vec<DoomedToken> {
     let fields = Fields::of(answer);
-    let token = |kind, name, lifetime| {
-        fields.secret(name).map(|value| DoomedToken {
-            kind,
-            value,
-            expires_at: fields.lifetime(lifetime).map(|lifetime| issued_at + lifetime),
-        })
+    let token = |kind, name, lifetime: Option<Duration>| {
+        let expires_at = lifetime.map(|lifetime| issued_at + lifetime);
+        fields.secret(name).map(|value| DoomedToken { kind, value, expires_at })
     };
     [
-        token(TokenKind::Refresh, "refresh_token", "refresh_token_expires_in"),
-        token(TokenKind::Access, "access_token", "expires_in"),
+        token(TokenKind::Refresh, "refresh_token", fields.refresh_lifetime()),
+        token(TokenKind::Access, "access_token", fields.lifetime("expires_in")),
     ]
     .into_iter()
     .flatten()
@@ -160,6 +156,11 @@ impl Fields {
         }
         let seconds = seconds.min(LONGEST_LIFETIME.as_secs_f64());
         Some(Duration::from_secs_f64(seconds.trunc()))
+    }
+
+    /// The refresh token's lifetime, by either of the names that providers have for it.
+    fn refresh_lifetime(&self) -> Option<Duration> {
+        ["refresh_token_expires_in", "refresh_expires_in"].iter().find_map(|n| self.lifetime(n))
     }
 
     /// Scopes as text (spaces or commas) or as a list. Absent and null: none named.

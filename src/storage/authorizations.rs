@@ -371,6 +371,7 @@ impl Storage {
                 self.now_expr().add(millis(confirmation_ttl)),
             )
             .filter(in_state(authorization.id, &[EXCHANGING]))
+            .filter(Expr::col(authorizations::Column::ExpiresAt).gt(self.now_expr()))
             .exec(&*write)
             .await?
             .rows_affected

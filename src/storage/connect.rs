@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use migrations::{Migrator, MigratorTrait};
 use sea_orm::sea_query::Query;
+use sea_orm::sqlx::sqlite::SqliteConnectOptions;
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DbBackend};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
@@ -139,13 +140,8 @@ impl Storage {
             let lock_path = PathBuf::from(lock_path);
             let lock = private_file(&lock_path)
                 .map_err(|error| format!("cannot create {}: {error}", lock_path.display()))?;
-            lock.try_lock().map_err(|_| {
-                format!(
-                    "another process serves {}: stop it first, or use PostgreSQL for several \
-                     replicas",
-                    path.display()
-                )
-            })?;
+            lock.try_lock()
+                .map_err(|_| format!("another process serves {}: stop it first", path.display()))?;
             self._serving = Some(lock);
         }
         Ok(self)
@@ -203,12 +199,15 @@ impl Storage {
     }
 }
 
-/// The file of an SQLite URL. Absent for a database in memory, and for PostgreSQL.
+/// The file of an SQLite URL, as the driver reads it. Absent for a database in memory, and for
+/// PostgreSQL.
 fn sqlite_path(url: &str) -> Option<PathBuf> {
-    let rest = url.strip_prefix("sqlite:")?;
-    let rest = rest.strip_prefix("//").unwrap_or(rest);
-    let path = rest.split_once('?').map_or(rest, |(path, _)| path);
-    (!path.is_empty() && path != ":memory:").then(|| Path::new(path).to_owned())
+    let in_memory = url.contains(":memory:") || url.contains("mode=memory");
+    if !url.starts_with("sqlite:") || in_memory {
+        return None;
+    }
+    let options: SqliteConnectOptions = url.parse().ok()?;
+    Some(options.get_filename().to_owned())
 }
 
 #[cfg(test)]
@@ -220,6 +219,7 @@ mod tests {
         let path = |url| sqlite_path(url).map(|path| path.display().to_string());
         assert_eq!(path("sqlite://broker.db?mode=rwc").as_deref(), Some("broker.db"));
         assert_eq!(path("sqlite:///var/lib/broker.db").as_deref(), Some("/var/lib/broker.db"));
+        assert_eq!(path("sqlite://a%20b.db?mode=rwc").as_deref(), Some("a b.db"));
         assert_eq!(path("sqlite::memory:"), None);
         assert_eq!(path("postgres://localhost/broker"), None);
     }

@@ -8,7 +8,7 @@ mod revoke;
 use sea_orm::sea_query::{Expr, ExprTrait, IntoCondition, LockType, Query};
 use sea_orm::{
     ActiveModelTrait, ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait,
-    FromQueryResult, JoinType, QueryFilter, QuerySelect, QueryTrait,
+    FromQueryResult, JoinType, QueryFilter, QueryOrder, QuerySelect, QueryTrait,
 };
 
 use super::entity::{access_tokens, grants};
@@ -74,6 +74,40 @@ impl Storage {
         let token = access_tokens::Model::from_query_result_optional(&row, "B_")?;
         let now = Timestamp::from_millis(row.try_get("", "now")?);
         self.held(model, token, now).map(Some)
+    }
+
+    /// Opens the newest grants with all their tokens, to see whether the keyring fits the database.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] of the first that does not open.
+    pub async fn probe(&self, most: u64) -> Result<(), StorageError> {
+        let newest = grants::Entity::find()
+            .order_by_desc(grants::Column::UpdatedAt)
+            .limit(most)
+            .all(&self.db)
+            .await?;
+        for model in newest {
+            let sealed = [
+                (REFRESH_TOKEN, model.refresh_token.clone()),
+                (FALLBACK, model.fallback_refresh_token.clone()),
+            ];
+            let key = rows::key(
+                GRANTS,
+                &model.namespace,
+                &model.provider,
+                &model.subject,
+                &model.account,
+            )?;
+            let grant = convert::grant(model, key)?;
+            for (column, sealed) in sealed {
+                if let Some(sealed) = sealed {
+                    self.open(place(&grant, column), &sealed)?;
+                }
+            }
+            self.find_grant(&grant.key).await?;
+        }
+        Ok(())
     }
 
     /// Stores the tokens of a finished authorization: a new grant, or a new generation of the one

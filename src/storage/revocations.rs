@@ -11,6 +11,8 @@ use super::{Storage, StorageError, Write, rows};
 use crate::crypto::sealed::Place;
 use crate::domain::grant::GrantKey;
 use crate::domain::id::Id;
+use crate::domain::name::Name;
+use crate::domain::provider::RevocationReach;
 use crate::domain::time::{Timestamp, millis};
 use crate::domain::token::{DoomedToken, RawAnswer, TokenKind};
 
@@ -27,6 +29,8 @@ const LONGEST: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 pub struct Disposal<'a> {
     /// Whether the provider has a way to revoke. Without one they are deleted alone.
     pub revocable: bool,
+    /// What a revocation ends there besides the token.
+    pub reach: RevocationReach,
     /// Reads the tokens of an answer that was never confirmed.
     pub read: &'a (dyn Fn(&RawAnswer, Timestamp) -> Vec<DoomedToken> + Send + Sync),
 }
@@ -87,15 +91,29 @@ impl Storage {
         if !disposal.revocable || new.tokens.is_empty() {
             return Ok(Vec::new());
         }
-        for living in [living_grant_exists(new.key), arriving_grant_exists(new.key)] {
-            if write.query_one(&living).await?.is_some() {
+        // In this order: a key moves from arriving to living, and on PostgreSQL each statement sees
+        // what was committed before it.
+        let mut obstacles = match disposal.reach {
+            RevocationReach::Token => Vec::new(),
+            RevocationReach::Grant | RevocationReach::UserClient => {
+                vec![arriving_grant_exists(new.key), living_grant_exists(new.key)]
+            }
+        };
+        // The user's own wish reaches as far as it reaches. But of tokens that nobody confirmed it
+        // is not known whose they are, so any grant there may be that person's.
+        let unasked = new.first_attempt == FirstAttempt::Outbox;
+        if disposal.reach == RevocationReach::UserClient && unasked {
+            obstacles.push(any_grant_exists(&new.key.provider));
+        }
+        for obstacle in obstacles {
+            if write.query_one(&obstacle).await?.is_some() {
                 return Ok(Vec::new());
             }
         }
         let now = self.now_on(write).await?;
-        let (attempts, next_attempt_at) = match new.first_attempt {
-            FirstAttempt::Caller => (1, now + ATTEMPT),
-            FirstAttempt::Outbox => (0, now),
+        let (attempts, next_attempt_at, claimed_until) = match new.first_attempt {
+            FirstAttempt::Caller => (1, now + ATTEMPT, Some(now + ATTEMPT)),
+            FirstAttempt::Outbox => (0, now, None),
         };
         let mut entries = Vec::with_capacity(new.tokens.len());
         for token in new.tokens {
@@ -114,6 +132,7 @@ impl Storage {
                 token: Set(self.seal(place, &token.value)),
                 attempts: Set(i64::from(attempts)),
                 next_attempt_at: Set(next_attempt_at.millis()),
+                claimed_until: Set(claimed_until.map(Timestamp::millis)),
                 expires_at: Set(ends.millis()),
                 last_error: Set(None),
             }
@@ -155,6 +174,7 @@ impl Storage {
             .await?;
         let models = revocations::Entity::update_many()
             .col_expr(revocations::Column::NextAttemptAt, now.clone().add(millis(ATTEMPT)))
+            .col_expr(revocations::Column::ClaimedUntil, now.clone().add(millis(ATTEMPT)))
             .col_expr(
                 revocations::Column::Attempts,
                 Expr::col(revocations::Column::Attempts).add(1_i64),
@@ -220,11 +240,29 @@ impl Storage {
         let _turn = self.turn().await;
         revocations::Entity::update_many()
             .col_expr(revocations::Column::NextAttemptAt, self.now_expr().add(millis(wait)))
+            .col_expr(revocations::Column::ClaimedUntil, Expr::value(Option::<i64>::None))
             .col_expr(revocations::Column::LastError, Expr::value(reason))
             .filter(revocations::Column::Id.eq(id.as_bytes().to_vec()))
             .exec(&self.db)
             .await?;
         Ok(())
+    }
+
+    /// Whether a token of the key may be on its way to the provider at this moment.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`].
+    pub async fn revoking(&self, key: &GrantKey) -> Result<bool, StorageError> {
+        let claimed = revocations::Entity::find()
+            .filter(revocations::Column::Namespace.eq(key.namespace.as_str()))
+            .filter(revocations::Column::Provider.eq(key.provider.as_str()))
+            .filter(revocations::Column::Subject.eq(key.subject.as_str()))
+            .filter(revocations::Column::Account.eq(key.account.as_str()))
+            .filter(Expr::col(revocations::Column::ClaimedUntil).gt(self.now_expr()))
+            .one(&self.db)
+            .await?;
+        Ok(claimed.is_some())
     }
 
     /// Drops the entries of a key that has just been authorized anew, for revoking an old token
@@ -308,6 +346,17 @@ fn arriving_grant_of_row() -> SelectStatement {
             Expr::col((authorizations::Entity, theirs)).equals((revocations::Entity, ours)),
         );
     }
+    select
+}
+
+/// Whether anybody has a grant at the provider.
+fn any_grant_exists(provider: &Name) -> SelectStatement {
+    let mut select = Query::select();
+    select
+        .expr(Expr::value(1))
+        .from(grants::Entity)
+        .and_where(grants::Column::Provider.eq(provider.as_str()))
+        .limit(1);
     select
 }
 

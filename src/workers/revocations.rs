@@ -3,18 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::stream::{self, StreamExt};
+use futures::future::join_all;
 
 use crate::broker::Broker;
 
 /// How often the outbox is looked at; jitter of as much again is added.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// How many entries are claimed at a time. Their attempts must end before their claims do.
-const BATCH: u64 = 32;
-
-/// How many providers are called at once.
-const CONCURRENCY: usize = 8;
+/// How many entries are claimed at a time. All are sent at once, so that each attempt has ended
+/// before its claim does.
+const BATCH: u64 = 16;
 
 /// Works until the broker drains.
 pub async fn run(broker: Arc<Broker>) {
@@ -43,10 +41,6 @@ async fn round(broker: &Broker) -> bool {
         }
     };
     let full = claimed.len() as u64 == BATCH;
-    stream::iter(&claimed)
-        .for_each_concurrent(CONCURRENCY, |entry| async {
-            broker.try_revocation(entry).await;
-        })
-        .await;
+    join_all(claimed.iter().map(|entry| broker.try_revocation(entry))).await;
     full
 }

@@ -2,6 +2,7 @@
 //! and a way to name tests and their skips.
 
 pub mod browser;
+pub mod postgres;
 pub mod tools;
 pub mod world;
 
@@ -39,11 +40,16 @@ where
 }
 
 /// A test that needs a tool: skipped by name where the tool is missing, and failed in CI.
-pub fn trial_with<F>(tool: &'static str, name: &'static str, test: fn() -> F) -> Trial
+pub fn trial_with<F>(tool: &'static str, name: impl Into<String>, test: fn() -> F) -> Trial
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    if tools::find(tool).is_some() {
+    let name = name.into();
+    let found = match tool {
+        postgres::TOOL => postgres::binaries().is_some(),
+        tool => tools::find(tool).is_some(),
+    };
+    if found {
         return trial(name, test);
     }
     if std::env::var_os("CI").is_some() {

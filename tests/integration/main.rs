@@ -23,5 +23,7 @@ fn main() -> ExitCode {
         rpc::trials(),
         storage::trials(),
     ];
-    libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
+    let conclusion = libtest_mimic::run(&arguments, trials.into_iter().flatten().collect());
+    harness::postgres::stop();
+    conclusion.exit_code()
 }

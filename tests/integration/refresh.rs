@@ -5,6 +5,7 @@
 mod answers;
 mod callers;
 mod faults;
+mod held;
 mod lost;
 mod partial;
 mod raw;
@@ -37,6 +38,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 pub fn trials() -> Vec<Trial> {
     [
         faults::trials(),
+        held::trials(),
         answers::trials(),
         partial::trials(),
         lost::trials(),

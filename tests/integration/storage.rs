@@ -18,10 +18,13 @@ mod sweeping;
 
 use libtest_mimic::Trial;
 
-use self::backend::{Backend, Sqlite};
+use self::backend::{Backend, Postgres, Sqlite};
 
 pub fn trials() -> Vec<Trial> {
-    trials_on::<Sqlite>().into_iter().chain(sqlite::trials()).collect()
+    let mut trials = trials_on::<Sqlite>();
+    trials.extend(trials_on::<Postgres>());
+    trials.extend(sqlite::trials());
+    trials
 }
 
 /// What must hold on every backend.

@@ -1,17 +1,24 @@
 //! The exchange of a code: sent once, its answer sealed before it is used.
 
+use std::time::Duration;
+
 use secrecy::SecretString;
 
 use super::{Attempt, Landing, Problem, Start, landing_of_final, unavailable};
 use crate::broker::Broker;
 use crate::domain::authorization::{Failure, State};
 use crate::domain::bot::Confirmation;
+use crate::domain::grant::GrantKey;
 use crate::domain::provider::Provider;
 use crate::domain::time::Timestamp;
 use crate::domain::token::RawAnswer;
 use crate::provider::response::{self, Context};
-use crate::provider::{OAuthError, ProviderError};
+use crate::provider::{INVALID_RESPONSE, OAuthError, ProviderError};
 use crate::storage::{Begun, Seen};
+
+/// How long a revocation under way is waited for: as long as one call may take.
+const REVOCATION_WAIT: Duration = crate::provider::http::TIMEOUT;
+const REVOCATION_POLL: Duration = Duration::from_millis(100);
 
 impl Broker {
     /// Exchanges the code and stores what comes back.
@@ -39,11 +46,25 @@ impl Broker {
                 };
             }
         };
+        self.let_revocations_end(&seen.authorization.key).await;
         let redirect_uri = self.redirect_uri(provider);
         let answer = self.http.exchange_code(provider, code, start.verifier(), &redirect_uri).await;
         match answer {
             Ok(answer) => self.store_answer(seen, provider, start, answer, exchanged_at).await,
             Err(error) => self.end_failed(&seen, provider, &error).await,
+        }
+    }
+
+    /// Waits while an old token of the key is on its way to be revoked: the provider could end the
+    /// new grant with it. From here on the outbox leaves the key alone.
+    async fn let_revocations_end(&self, key: &GrantKey) {
+        let ends = tokio::time::Instant::now() + REVOCATION_WAIT;
+        while tokio::time::Instant::now() < ends {
+            match self.storage.revoking(key).await {
+                Ok(true) => tokio::time::sleep(REVOCATION_POLL).await,
+                // Without storage the answer could not be kept either; that is seen to later.
+                Ok(false) | Err(_) => return,
+            }
         }
     }
 
@@ -61,7 +82,7 @@ impl Broker {
             Ok(tokens) => tokens,
             Err(unusable) => {
                 tracing::warn!(reason = unusable.reason, "the token answer cannot be used");
-                let error = unusable.error.unwrap_or_else(|| OAuthError::new("invalid_response"));
+                let error = unusable.error.unwrap_or_else(|| OAuthError::new(INVALID_RESPONSE));
                 let error = ProviderError::Refused { status: 200, error };
                 let landing = self.end_failed(&seen, provider, &error).await;
                 self.discard(&seen, provider, &answer, exchanged_at).await?;
@@ -133,7 +154,7 @@ impl Broker {
         tracing::warn!(authorization.id = %id, provider = %provider.name, %error, "code exchange failed");
         let code = match error {
             ProviderError::Refused { error, .. } => error.code.clone(),
-            ProviderError::Odd(_) => "invalid_response".to_owned(),
+            ProviderError::Odd(_) | ProviderError::TooLarge(_) => INVALID_RESPONSE.to_owned(),
             _ => "temporarily_unavailable".to_owned(),
         };
         let sentence = format!("{} did not give a token.", provider.display_name);

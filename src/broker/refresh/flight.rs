@@ -9,14 +9,16 @@ use tokio::sync::watch;
 use tracing::Instrument;
 
 use super::super::lend::reauthorization;
-use super::{Broker, BrokerError, backing_off};
-use crate::domain::grant::{Grant, GrantState};
+use super::{Broker, BrokerError, refusal};
+use crate::domain::grant::Grant;
 use crate::domain::id::Id;
 use crate::domain::provider::Provider;
 use crate::provider::http::TIMEOUT;
 use crate::storage::{Held, LEASE, Lease};
+use crate::telemetry;
 
-/// How long a flight waits for another replica's lease before its callers are told to come back.
+/// How long callers wait for a flight, and a flight for another replica's lease, before the callers
+/// are told to come back.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How often the row of a grant is read whose lease is another's; jitter of as much again is added.
@@ -31,51 +33,97 @@ type Landing = watch::Receiver<Option<Outcome>>;
 
 /// The refreshes that are under way in this process, by grant.
 #[derive(Default)]
-pub(in super::super) struct Flights(Mutex<HashMap<Id, Landing>>);
+pub(in super::super) struct Flights(Mutex<HashMap<Id, UnderWay>>);
+
+struct UnderWay {
+    landing: Landing,
+    /// Whether new callers may still join. Not once the answer is there: a caller that comes later
+    /// must see what was committed, not an outcome that began before it asked.
+    boarding: bool,
+}
 
 impl Flights {
     /// Joins the flight of this grant, or starts it, and waits for it to land. The flight goes on
     /// if the caller does not wait for it.
     pub(super) async fn join(&self, broker: &Arc<Broker>, grant: Grant) -> Outcome {
-        let provider = grant.key.provider.clone();
-        let mut landing = match self.lock().entry(grant.id) {
-            Entry::Occupied(under_way) => under_way.get().clone(),
-            Entry::Vacant(free) => {
-                let (landed, landing) = watch::channel(None);
-                free.insert(landing.clone());
-                // A span of its own: callers come and go.
-                let span = tracing::info_span!("refresh", %provider);
-                let flight = flight(Arc::clone(broker), grant, landed);
-                broker.tasks.spawn(flight.instrument(span));
-                landing
+        let key = grant.key.clone();
+        let joined = async {
+            loop {
+                let (landing, mine) = self.board(broker, &grant);
+                let outcome = landed(landing).await;
+                if mine {
+                    return outcome;
+                }
+                // That flight's answer was there before this caller came. While it was not
+                // stored, to send the same refresh token again could have cost the grant.
+                let held = broker.held(&grant.key).await?;
+                if held.grant.id != grant.id || held.grant.version != grant.version {
+                    return Ok(held);
+                }
+                refusal(&held)?;
             }
         };
-        let outcome = landing.wait_for(Option::is_some).await.ok().and_then(|o| (*o).clone());
-        outcome.unwrap_or_else(|| {
-            tracing::error!(%provider, "the task of a refresh crashed");
-            Err(BrokerError::Internal)
+        tokio::time::timeout(PATIENCE, joined).await.unwrap_or_else(|_| {
+            tracing::warn!(provider = %key.provider, "a refresh is not stored yet");
+            Err(BrokerError::StorageUnavailable)
         })
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Id, Landing>> {
+    /// The flight of this grant, and whether the caller is aboard.
+    fn board(&self, broker: &Arc<Broker>, grant: &Grant) -> (Landing, bool) {
+        match self.lock().entry(grant.id) {
+            Entry::Occupied(entry) => (entry.get().landing.clone(), entry.get().boarding),
+            Entry::Vacant(free) => {
+                let (landed, landing) = watch::channel(None);
+                free.insert(UnderWay { landing: landing.clone(), boarding: true });
+                // A span of its own: callers come and go.
+                let span = tracing::info_span!(
+                    "refresh",
+                    provider = %grant.key.provider,
+                    trace_id = tracing::field::Empty,
+                );
+                telemetry::record_trace_id(&span);
+                let flight = flight(Arc::clone(broker), grant.clone(), landed);
+                broker.tasks.spawn(flight.instrument(span));
+                (landing, true)
+            }
+        }
+    }
+
+    fn close_boarding(&self, id: Id) {
+        if let Some(flight) = self.lock().get_mut(&id) {
+            flight.boarding = false;
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Id, UnderWay>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+async fn landed(mut landing: Landing) -> Outcome {
+    let outcome =
+        landing.wait_for(Option::is_some).await.ok().and_then(|outcome| (*outcome).clone());
+    outcome.unwrap_or_else(|| {
+        tracing::error!("the task of a refresh crashed");
+        Err(BrokerError::Internal)
+    })
+}
+
 async fn flight(broker: Arc<Broker>, grant: Grant, landed: watch::Sender<Option<Outcome>>) {
-    let boarding = Boarding { broker: &broker, id: grant.id };
-    let outcome = broker.fly(grant, boarding).await;
+    let under_way = Flying { broker: &broker, id: grant.id };
+    let outcome = broker.fly(grant).await;
+    drop(under_way);
     landed.send_replace(Some(outcome));
 }
 
-/// While this lives, new callers join the flight. It ends before the commit starts: a caller that
-/// comes later must see what was committed, not an outcome that began before it asked.
-pub(super) struct Boarding<'a> {
+/// Takes the flight off the list when it has ended, however it ended.
+struct Flying<'a> {
     broker: &'a Broker,
     id: Id,
 }
 
-impl Drop for Boarding<'_> {
+impl Drop for Flying<'_> {
     fn drop(&mut self) {
         self.broker.flights.lock().remove(&self.id);
     }
@@ -83,80 +131,65 @@ impl Drop for Boarding<'_> {
 
 /// A lease, or what another replica has made of the grant.
 enum Claim {
-    Mine(Lease),
+    /// With the time from before it was claimed.
+    Mine(Lease, Uptime),
     Done(Box<Held>),
 }
 
 impl Broker {
-    async fn fly(&self, grant: Grant, boarding: Boarding<'_>) -> Outcome {
+    async fn fly(&self, grant: Grant) -> Outcome {
         let provider = self.providers.get(&grant.key.provider).ok_or_else(|| {
             BrokerError::ProviderNotAllowed { provider: grant.key.provider.clone() }
         })?;
-        let (lease, started) = loop {
-            let started = Uptime::now();
-            match self.claim(&grant).await? {
-                Claim::Done(held) => return Ok(*held),
-                Claim::Mine(lease) if started.elapsed() <= LATEST_START => break (lease, started),
-                // The process was stopped, or storage was slow: too late to send anything.
-                Claim::Mine(lease) => {
-                    let stays = lease.intent_was_open;
-                    self.storage
-                        .release(&grant, lease.owner, stays, None, "claimed too late")
-                        .await?;
-                }
-            }
-        };
-        self.send(grant, provider, lease, started, boarding).await
+        match self.claim(&grant).await? {
+            Claim::Done(held) => Ok(*held),
+            Claim::Mine(lease, claimed) => self.send(grant, provider, lease, claimed).await,
+        }
     }
 
     /// Claims the lease. Where another has it, waits for the row to change.
     async fn claim(&self, grant: &Grant) -> Result<Claim, BrokerError> {
         let ends = tokio::time::Instant::now() + PATIENCE;
         loop {
+            let began = Uptime::now();
             if let Some(lease) = self.storage.claim_refresh(grant).await? {
-                return Ok(Claim::Mine(lease));
+                return Ok(Claim::Mine(lease, began));
             }
             let held = self.held(&grant.key).await?;
             if held.grant.id != grant.id || held.grant.version != grant.version {
                 return Ok(Claim::Done(Box::new(held)));
             }
-            if held.grant.state == GrantState::ReauthorizationRequired {
-                return Err(reauthorization(&grant.key));
-            }
-            let unavailable = |retry_after| BrokerError::ProviderUnavailable {
-                provider: grant.key.provider.clone(),
-                retry_after,
-            };
-            if let Some(retry_after) = backing_off(&held) {
-                return Err(unavailable(retry_after));
-            }
+            refusal(&held)?;
             if tokio::time::Instant::now() >= ends {
-                return Err(unavailable(super::super::error::RETRY));
+                let provider = grant.key.provider.clone();
+                let retry_after = super::super::error::RETRY;
+                return Err(BrokerError::ProviderUnavailable { provider, retry_after });
             }
             tokio::time::sleep(POLL + self.random.jitter(POLL)).await;
         }
     }
 
-    /// Sends the refresh token, once, and settles what comes back.
+    /// Sends the refresh token, once, and settles what comes back. `began` is from before the
+    /// lease was claimed.
     async fn send(
         &self,
         grant: Grant,
         provider: &Provider,
         lease: Lease,
-        started: Uptime,
-        boarding: Boarding<'_>,
+        began: Uptime,
     ) -> Outcome {
+        let stays = lease.intent_was_open;
         let Some(refresh_token) = &lease.refresh_token else {
-            self.storage.release(&grant, lease.owner, false, None, "no refresh token").await?;
+            self.storage.release(&grant, lease.owner, stays, None, "no refresh token").await?;
             return Err(reauthorization(&grant.key));
         };
-        if started.elapsed() > LATEST_START {
-            let stays = lease.intent_was_open;
+        // The process was stopped, or storage was slow: an answer might come after the lease.
+        if began.elapsed() > LATEST_START {
             self.storage.release(&grant, lease.owner, stays, None, "too late to send").await?;
             return Err(BrokerError::Overloaded);
         }
         let answer = self.http.refresh(provider, refresh_token).await;
-        drop(boarding);
+        self.flights.close_boarding(grant.id);
         self.settle(&grant, provider, &lease, answer).await
     }
 }

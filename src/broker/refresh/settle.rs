@@ -10,7 +10,7 @@ use crate::domain::grant::{Grant, GrantState};
 use crate::domain::provider::Provider;
 use crate::domain::token::{RawAnswer, TokenSet};
 use crate::provider::response::{self, Context, Unusable};
-use crate::provider::{OAuthError, ProviderError};
+use crate::provider::{INVALID_RESPONSE, OAuthError, ProviderError};
 use crate::storage::{Committed, Held, Lease};
 
 /// The longest that failures put a refresh off.
@@ -96,22 +96,14 @@ impl Broker {
         let disposal = self.disposal(&provider.name);
         let wait = self.backoff(grant.failures, None);
         let refresh_token = unusable.refresh_token.as_ref();
+        let error = unusable.error.unwrap_or_else(|| OAuthError::new(INVALID_RESPONSE));
+        let error = ProviderError::Refused { status: 200, error };
+        let record = error.to_record();
         self.until_stored("a part of an answer", || {
-            self.storage.commit_partial(
-                grant,
-                answer,
-                refresh_token,
-                wait,
-                unusable.reason,
-                &disposal,
-            )
+            self.storage.commit_partial(grant, answer, refresh_token, wait, &record, &disposal)
         })
         .await?;
-        let error = unusable.error.unwrap_or_else(|| OAuthError::new("invalid_response"));
-        Ok(BrokerError::from_provider(
-            &provider.name,
-            &ProviderError::Refused { status: 200, error },
-        ))
+        Ok(BrokerError::from_provider(&provider.name, &error))
     }
 
     /// Gives the lease back after a failure, with the time until the next try.
@@ -127,7 +119,7 @@ impl Broker {
         let intent_stays = error.is_ambiguous() || lease.intent_was_open;
         let wait = self.backoff(grant.failures, error.retry_after());
         self.storage
-            .release(grant, lease.owner, intent_stays, Some(wait), &error.to_string())
+            .release(grant, lease.owner, intent_stays, Some(wait), &error.to_record())
             .await?;
         let told = BrokerError::from_provider(&provider.name, error);
         Ok(match told {

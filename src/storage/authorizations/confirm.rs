@@ -30,7 +30,8 @@ pub struct Awaiting {
 }
 
 impl Storage {
-    /// Counts one attempt against the subject's awaiting authorizations, or against one of them,
+    /// Counts one attempt against the subject's awaiting authorizations at these providers, or
+    /// against one of them,
     /// and only then lets the caller compare: a hundred guesses at once are still five.
     ///
     /// # Errors
@@ -41,6 +42,7 @@ impl Storage {
         namespace: &Name,
         subject: &Subject,
         id: Option<Id>,
+        providers: &[Name],
     ) -> Result<Vec<Awaiting>, StorageError> {
         let most = i64::from(MAX_CONFIRMATION_ATTEMPTS);
         let mut update = authorizations::Entity::update_many()
@@ -50,6 +52,7 @@ impl Storage {
             )
             .filter(authorizations::Column::Namespace.eq(namespace.as_str()))
             .filter(authorizations::Column::Subject.eq(subject.as_str()))
+            .filter(authorizations::Column::Provider.is_in(providers.iter().map(Name::as_str)))
             .filter(authorizations::Column::State.eq(AWAITING))
             .filter(authorizations::Column::ConfirmationAttempts.lt(most))
             .filter(Expr::col(authorizations::Column::ExpiresAt).gt(self.now_expr()));
@@ -114,6 +117,7 @@ impl Storage {
         let ended = self
             .ending(&State::Authorized)
             .filter(in_state(authorization.id, &[AWAITING, EXCHANGING]))
+            .filter(Expr::col(authorizations::Column::ExpiresAt).gt(self.now_expr()))
             .exec(&*write)
             .await?;
         if ended.rows_affected == 0 {

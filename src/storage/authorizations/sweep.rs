@@ -29,17 +29,19 @@ impl Storage {
             .limit(limit)
             .all(&self.db)
             .await?;
-        let count = due.len();
+        let mut ended = 0;
         for model in due {
             // Another replica may be sweeping too: each statement names the state that it found.
-            if let Err(error) = self.end_overdue(&model, &disposal).await {
-                if !matches!(error, StorageError::Damaged { .. }) {
-                    return Err(error);
+            match self.end_overdue(&model, &disposal).await {
+                Ok(()) => ended += 1,
+                Err(error @ StorageError::Database(_)) => return Err(error),
+                // One unreadable row must not keep the others from their end.
+                Err(error) => {
+                    tracing::error!(%error, "cannot end an authorization whose time is up");
                 }
-                tracing::error!(%error, "cannot end an authorization whose time is up");
             }
         }
-        Ok(count)
+        Ok(ended)
     }
 
     async fn end_overdue<'a>(

@@ -207,8 +207,10 @@ impl Storage {
             .col_expr(grants::Column::Failures, Expr::value(0_i64))
             .col_expr(grants::Column::NextAttemptAt, Expr::value(Option::<i64>::None))
             .col_expr(grants::Column::LastError, Expr::value(Option::<String>::None));
-        if let Some(at) = tokens.refresh_expires_at {
-            update = update.col_expr(grants::Column::RefreshExpiresAt, Expr::value(at.millis()));
+        // It is the refresh token's: a new one without a lifetime has none.
+        if tokens.refresh_token.is_some() {
+            let at = tokens.refresh_expires_at.map(Timestamp::millis);
+            update = update.col_expr(grants::Column::RefreshExpiresAt, Expr::value(at));
         }
         if !tokens.provider_values.is_empty() {
             update = update.col_expr(

@@ -13,7 +13,9 @@ use token_broker::crypto::random::Random;
 use token_broker::demo::provider::{self, DemoProvider};
 use token_broker::domain::bot::{ApiKey, Bot, Confirmation, Providers};
 use token_broker::domain::name::Name;
-use token_broker::domain::provider::{Client as Registration, ClientAuth, Provider};
+use token_broker::domain::provider::{
+    Client as Registration, ClientAuth, Provider, RevocationReach,
+};
 use token_broker::domain::scope::Scopes;
 use token_broker::provider::Http;
 use token_broker::runtime::{self, Listeners, RunError};
@@ -250,6 +252,7 @@ pub fn provider_at(provider: &str, url: &str) -> Provider {
         authorization_endpoint: at("authorize"),
         token_endpoint: at("token"),
         revocation_endpoint: Some(at("revoke")),
+        revocation_reach: RevocationReach::Grant,
         client: Registration {
             id: "token-broker".to_owned(),
             auth: ClientAuth::Basic(SecretString::from("client secret: +&%")),

@@ -156,7 +156,7 @@ async fn matrix() {
                 let started = begin(&mut client, key_at(provider, subject, ""), &[]).await;
                 let page = Browser::new().allow(&started.authorization_url).await;
                 assert_eq!(page.heading(), "All done");
-                ids.push((namespace, started.authorization_id));
+                ids.push((namespace, provider, started.authorization_id));
                 let token = token_of(&mut client, key_at(provider, subject, "")).await;
                 tokens.insert(place, token.access_token);
             }
@@ -198,10 +198,10 @@ async fn matrix() {
             .map(|key| (key.provider, key.subject))
             .collect();
         assert_eq!(listed, visible, "{bot}");
-        for (owner, id) in &ids {
+        for (owner, provider, id) in &ids {
             let request = proto::GetAuthorizationRequest { authorization_id: id.clone() };
             let answer = client.get_authorization(request).await;
-            if *owner == namespace {
+            if *owner == namespace && may_use(bounds, provider) {
                 answer.expect("an authorization");
             } else {
                 assert_eq!(why(answer).1, "AUTHORIZATION_NOT_FOUND", "{bot} {owner}");

@@ -26,7 +26,11 @@ pub fn trials<B: Backend>() -> Vec<Trial> {
 
 async fn guess(store: &Store, subject: &str, id: Option<Id>) -> Vec<Awaiting> {
     let subject = Subject::parse(subject).expect("a subject");
-    store.storage.count_attempt(&name("helper"), &subject, id).await.expect("storage")
+    store
+        .storage
+        .count_attempt(&name("helper"), &subject, id, &[name("acme")])
+        .await
+        .expect("storage")
 }
 
 fn left(awaiting: &[Awaiting]) -> Vec<u32> {

@@ -22,8 +22,8 @@ use token_broker::storage::{
     Begun, Clock, Disposal, Held, NewAuthorization, Revocation, Settings, Storage,
 };
 
-use crate::harness::trial;
 use crate::harness::world::{BEGINNING, name};
+use crate::harness::{postgres, trial, trial_with};
 
 /// How long links, codes and access tokens of these tests live.
 pub const LINK_TTL: Duration = Duration::from_secs(600);
@@ -33,7 +33,7 @@ pub const TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
 /// The hash of the confirmation code; storage does not look into it.
 pub const CODE_HASH: &[u8] = b"a keyed hash";
 
-/// A kind of database. PostgreSQL will be another.
+/// A kind of database.
 pub trait Backend: Send + Sync + 'static {
     const NAME: &'static str;
 
@@ -66,6 +66,23 @@ impl Backend for Sqlite {
         let file = folder.path().join("token-broker.db");
         let url = format!("sqlite://{}?mode=rwc", file.display());
         Place { url, folder: Some(Arc::new(folder)) }
+    }
+}
+
+pub struct Postgres;
+
+impl Backend for Postgres {
+    const NAME: &'static str = "postgres";
+
+    async fn place() -> Place {
+        Place { url: postgres::database().await, folder: None }
+    }
+
+    fn trial<F>(name: &str, test: fn() -> F) -> Trial
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        trial_with(postgres::TOOL, format!("storage::{}::{name}", Self::NAME), test)
     }
 }
 
@@ -126,7 +143,7 @@ pub fn answer(label: &str) -> RawAnswer {
 
 /// Of a provider that can revoke.
 pub fn disposal() -> Disposal<'static> {
-    Disposal { revocable: true, read: &response::tokens_in }
+    Disposal { revocable: true, reach: Default::default(), read: &response::tokens_in }
 }
 
 pub fn exposed(token: Option<&SecretString>) -> Option<&str> {

@@ -109,7 +109,8 @@ async fn every_column<B: Backend>() {
     let awaiting = store.awaiting(&key("u3"), "3").await;
     flip(&store, QUARANTINE, awaiting.id).await;
     let subject = Subject::parse("u3").expect("a subject");
-    let counted = store.storage.count_attempt(&name("helper"), &subject, None).await;
+    let counted =
+        store.storage.count_attempt(&name("helper"), &subject, None, &[name("acme")]).await;
     assert!(is_damaged(counted, "authorizations"));
 
     store.grant(&key("u4"), "4").await;
@@ -171,7 +172,8 @@ async fn columns<B: Backend>() {
     let sealed = store.column(QUARANTINE, victim.id).await;
     store.set_column(QUARANTINE, thief.id, sealed).await;
     let subject = Subject::parse("u4").expect("a subject");
-    let counted = store.storage.count_attempt(&name("helper"), &subject, None).await;
+    let counted =
+        store.storage.count_attempt(&name("helper"), &subject, None, &[name("acme")]).await;
     assert!(is_damaged(counted, "authorizations"));
 }
 
@@ -273,7 +275,8 @@ async fn rotation<B: Backend>() {
     assert_eq!(exposed(lease.refresh_token.as_ref()), Some("refresh-new-u1"));
     assert_eq!(exposed(lease.fallback.as_ref()), Some("refresh-lost-u1"));
     let subject = Subject::parse("u2").expect("a subject");
-    let counted = rotated.storage.count_attempt(&name("helper"), &subject, None).await;
+    let counted =
+        rotated.storage.count_attempt(&name("helper"), &subject, None, &[name("acme")]).await;
     let counted = counted.expect("storage");
     assert_eq!(counted[0].authorization.id, awaiting.id);
     assert_eq!(counted[0].answer.body.expose_secret(), answer("2").body.expose_secret());

@@ -7,6 +7,8 @@ use token_broker::domain::authorization::{
     EXCHANGE_LIMIT, Failure, MAX_CONFIRMATION_ATTEMPTS, REDIRECT_GRACE, RETENTION, State,
 };
 use token_broker::domain::grant::Subject;
+use token_broker::domain::provider::RevocationReach;
+use token_broker::storage::Disposal;
 
 use super::backend::{
     Backend, CONFIRMATION_TTL, DOOMED, LINK_TTL, QUARANTINE, Store, at_once, disposal, key,
@@ -15,6 +17,7 @@ use crate::harness::world::name;
 
 pub fn trials<B: Backend>() -> Vec<Trial> {
     vec![
+        B::trial("a_far_reaching_revocation_hurts_no_other_grant", far_reaching::<B>),
         B::trial("the_sweep_ends_what_waited_for_too_long", overdue::<B>),
         B::trial("the_sweep_forgets_what_ended_long_ago", forgotten::<B>),
         B::trial("the_sweep_deals_with_as_many_as_it_is_told", limit::<B>),
@@ -39,7 +42,8 @@ async fn overdue<B: Backend>() {
     let guessed = store.awaiting(&key("u4"), "4").await.id;
     for _ in 0..MAX_CONFIRMATION_ATTEMPTS {
         let subject = Subject::parse("u4").expect("a subject");
-        let counted = store.storage.count_attempt(&name("helper"), &subject, None).await;
+        let counted =
+            store.storage.count_attempt(&name("helper"), &subject, None, &[name("acme")]).await;
         assert_eq!(counted.expect("storage").len(), 1);
     }
     assert_eq!(sweep(&store, 100).await, 0);
@@ -104,6 +108,25 @@ async fn at_once_once<B: Backend>() {
     })
     .await;
     assert_eq!(store.doomed().await, 20);
+}
+
+async fn far_reaching<B: Backend>() {
+    // At a provider where a revocation ends all that a user has given the client, tokens of nobody
+    // knows whom are not revoked while anybody has a grant there.
+    let far = Disposal { reach: RevocationReach::UserClient, ..disposal() };
+    let store = Store::new::<B>().await;
+    store.grant(&key("victim"), "1").await;
+    store.awaiting(&key("attacker"), "2").await;
+    store.advance(CONFIRMATION_TTL);
+    store.storage.sweep_authorizations(100, |_| far).await.expect("storage");
+    assert_eq!(store.doomed().await, 0);
+    // What a user asks for is done, and without a grant there is nobody to hurt.
+    store.storage.revoke(&key("victim"), &far).await.expect("storage");
+    assert_eq!(store.doomed().await, 2);
+    store.awaiting(&key("attacker"), "3").await;
+    store.advance(CONFIRMATION_TTL);
+    store.storage.sweep_authorizations(100, |_| far).await.expect("storage");
+    assert_eq!(store.doomed().await, 4);
 }
 
 async fn damaged<B: Backend>() {
