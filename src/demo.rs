@@ -31,6 +31,7 @@ use crate::provider::Http;
 use crate::runtime::{self, Listeners};
 use crate::storage::{Clock, Storage};
 use crate::telemetry::{self, Format, Output};
+use crate::workers::contact::Schema;
 
 /// The chat user.
 const SUBJECT: &str = "demo/you";
@@ -85,7 +86,7 @@ pub async fn run(arguments: Arguments, stop: CancellationToken) -> anyhow::Resul
     let ending = CancellationToken::new();
     let serving = tokio::spawn(provider.serve(provider_listener, ending.clone().cancelled_owned()));
     let broker = broker(&addresses, &data, random).await?;
-    let running = tokio::spawn(runtime::run(broker, listeners, ending.clone()));
+    let running = tokio::spawn(runtime::run(broker, listeners, Schema::Ready, ending.clone()));
 
     let client = client(&addresses, &data.api_key).await?;
     say(&banner(&addresses, &data, &notes))?;

@@ -13,6 +13,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::broker::Broker;
+use crate::workers::contact::Schema;
 use crate::{grpc, http, workers};
 
 /// How long calls under way may take to end.
@@ -71,7 +72,8 @@ pub enum RunError {
     Undrained,
 }
 
-/// Runs until `shutdown`, then lets calls under way end and stores what is still to be stored.
+/// Runs until `shutdown`; calls are taken at once, and the service is healthy from the first contact
+/// with storage on. Then lets calls under way end and stores what is still to be stored.
 ///
 /// # Errors
 ///
@@ -79,6 +81,7 @@ pub enum RunError {
 pub async fn run(
     broker: Arc<Broker>,
     listeners: Listeners,
+    schema: Schema,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
     let health = HealthReporter::new();
@@ -89,7 +92,8 @@ pub async fn run(
 
     health.set_service_status(grpc::SERVICE_NAME, ServingStatus::NotServing).await;
     let reporting = tokio::spawn(report(health.clone(), in_contact, ready, stopping.clone()));
-    parts.spawn(named(workers::contact::run(Arc::clone(&broker), contact)));
+    let watching = workers::contact::run(Arc::clone(&broker), contact, schema);
+    parts.spawn(async move { watching.await.map_err(|reason| ("storage", reason)) });
     parts.spawn(named(workers::revocations::run(Arc::clone(&broker))));
     parts.spawn(named(workers::sweep::run(Arc::clone(&broker))));
 

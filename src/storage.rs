@@ -9,6 +9,7 @@ mod connect;
 mod entity;
 mod error;
 mod grants;
+mod migrate;
 mod revocations;
 mod rows;
 mod seal;
@@ -24,9 +25,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use authorizations::{Awaiting, Begun, NewAuthorization, Seen};
 pub use clock::Clock;
-pub use connect::{MigrationStatus, MissingFile, Settings};
+pub use connect::{MissingFile, Settings};
 pub use error::StorageError;
 pub use grants::{Committed, Held, LEASE, Lease, ListFilter, ListPosition, Revoked, SubjectFilter};
+pub use migrate::MigrationStatus;
 pub use revocations::{Disposal, Revocation};
 
 use crate::crypto::keyring::Keyring;

@@ -1,7 +1,6 @@
 //! `serve`: the service.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
@@ -14,12 +13,13 @@ use crate::provider::Http;
 use crate::runtime::{self, Listeners};
 use crate::storage::Storage;
 use crate::telemetry::{self, Output};
+use crate::workers::contact::Schema;
 
 pub(super) async fn run(config: &Config, stop: CancellationToken) -> anyhow::Result<ExitCode> {
     let log = &config.telemetry;
     telemetry::init(&log.log, log.log_format, Output::StandardError)
         .map_err(|error| anyhow::anyhow!("telemetry: {error}"))?;
-    let storage = open(config).await?;
+    let (storage, schema) = open(config).await?;
     let listeners = Listeners::bind(config.grpc.listen, config.http.listen, config.ops.listen)
         .await
         .map_err(|(address, error)| anyhow::anyhow!(
@@ -48,25 +48,30 @@ pub(super) async fn run(config: &Config, stop: CancellationToken) -> anyhow::Res
             confirmation_ttl: config.authorizations.confirmation_ttl,
         },
     });
-    runtime::run(broker, listeners, stop).await?;
+    runtime::run(broker, listeners, schema, stop).await?;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
 }
 
-async fn open(config: &Config) -> anyhow::Result<Storage> {
+/// Opens the database. SQLite is seen to at once; PostgreSQL may come later than its service.
+async fn open(config: &Config) -> anyhow::Result<(Storage, Schema)> {
     let settings = storage_settings(config);
-    let storage =
-        super::connect(config).await?.serve_alone(&settings).map_err(anyhow::Error::msg)?;
+    let storage = super::connect(config).await?;
+    if !settings.is_file() {
+        let schema = if config.database.migrate { Schema::Apply } else { Schema::Expect };
+        return Ok((storage, schema));
+    }
+    let storage = storage.serve_alone(&settings).map_err(anyhow::Error::msg)?;
     if config.database.migrate {
         storage.migrate().await.context("cannot apply the migrations")?;
-        return Ok(storage);
+        return Ok((storage, Schema::Ready));
     }
-    let status = tokio::time::timeout(Duration::from_secs(10), storage.migration_status())
+    let status = storage
+        .migration_status()
         .await
-        .context("the database does not answer")?
         .context("cannot read which migrations the database has")?;
     if status.pending.is_empty() {
-        return Ok(storage);
+        return Ok((storage, Schema::Ready));
     }
     anyhow::bail!(
         "the database lacks {} migrations: run `token-broker migrate --config FILE`, or set \

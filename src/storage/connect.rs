@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use migrations::{Migrator, MigratorTrait};
 use sea_orm::sea_query::Query;
 use sea_orm::sqlx::sqlite::SqliteConnectOptions;
-use sea_orm::{ConnectOptions, ConnectionTrait, Database, DbBackend};
+use sea_orm::{ConnectOptions, ConnectionTrait, Database};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
 
@@ -24,6 +23,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a call waits for a connection before the database counts as out of reach.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// After how long a connection is tried before it is used.
+const RESTED: Duration = Duration::from_secs(1);
+
 /// How to open a database.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -36,6 +38,12 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Whether the database is an SQLite one, which belongs to one process.
+    #[must_use]
+    pub fn is_file(&self) -> bool {
+        self.url.expose_secret().starts_with("sqlite:")
+    }
+
     /// The SQLite file, where it does not exist yet.
     #[must_use]
     pub fn missing_file(&self) -> Option<MissingFile> {
@@ -71,21 +79,12 @@ fn private_file(path: &Path) -> std::io::Result<File> {
     File::options().create(true).truncate(false).write(true).mode(0o600).open(path)
 }
 
-/// Which migrations have been applied.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MigrationStatus {
-    /// Steps that the database has.
-    pub applied: Vec<String>,
-    /// Steps that it lacks.
-    pub pending: Vec<String>,
-}
-
 impl Storage {
-    /// Opens a database for a command that may run beside `serve`.
+    /// Opens a database for a command that may run beside `serve`. PostgreSQL is not called yet.
     ///
     /// # Errors
     ///
-    /// [`StorageError`] where it cannot be reached.
+    /// [`StorageError`] where an SQLite file cannot be opened, or the URL is none.
     pub async fn connect(
         settings: &Settings,
         keyring: Arc<Keyring>,
@@ -109,9 +108,18 @@ impl Storage {
                     .pragma("secure_delete", "ON")
                     .foreign_keys(true)
             });
+        let is_sqlite = settings.is_file();
+        if !is_sqlite {
+            options
+                // A service starts without its database, and says so, instead of crashing until it
+                // is there.
+                .connect_lazy(true)
+                // A connection that has rested may be one to a server that is gone.
+                .test_before_acquire(true)
+                .test_before_acquire_if_idle_for(RESTED);
+        }
         settings.create_file();
         let db = Database::connect(options).await?;
-        let is_sqlite = db.get_database_backend() == DbBackend::Sqlite;
         Ok(Self {
             db,
             clock: settings.clock.clone(),
@@ -145,32 +153,6 @@ impl Storage {
             self._serving = Some(lock);
         }
         Ok(self)
-    }
-
-    /// Applies the migrations that are missing.
-    ///
-    /// # Errors
-    ///
-    /// [`StorageError`] where a step fails; what came before it stays applied.
-    pub async fn migrate(&self) -> Result<(), StorageError> {
-        let _turn = self.turn().await;
-        Ok(Migrator::up(&self.db, None).await?)
-    }
-
-    /// Tells which migrations have been applied. Changes nothing, save that a new database gets
-    /// the table that records them.
-    ///
-    /// # Errors
-    ///
-    /// [`StorageError`] where the database cannot be read.
-    pub async fn migration_status(&self) -> Result<MigrationStatus, StorageError> {
-        let names = |steps: Vec<_>| {
-            steps.iter().map(|step: &sea_orm_migration::Migration| step.name().to_owned()).collect()
-        };
-        Ok(MigrationStatus {
-            applied: names(Migrator::get_applied_migrations(&self.db).await?),
-            pending: names(Migrator::get_pending_migrations(&self.db).await?),
-        })
     }
 
     /// The time on the database's clock; also tells whether the database answers.

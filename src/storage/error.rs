@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sea_orm::{DbErr, SqlErr};
+use sea_orm::{DbErr, RuntimeErr, SqlErr};
 
 use crate::crypto::keyring::OpenError;
 
@@ -53,6 +53,25 @@ impl StorageError {
     pub(super) fn is_unique_violation(&self) -> bool {
         matches!(self, Self::Database(error)
             if matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))))
+    }
+
+    /// Whether the database cannot be reached, as against a statement that it refused.
+    #[must_use]
+    pub fn is_out_of_reach(&self) -> bool {
+        let Self::Database(error) = self else { return false };
+        match &**error {
+            DbErr::Conn(_) | DbErr::ConnectionAcquire(_) => true,
+            DbErr::Exec(RuntimeErr::SqlxError(error))
+            | DbErr::Query(RuntimeErr::SqlxError(error)) => {
+                match error.as_database_error().and_then(|error| error.code()) {
+                    // Class 08, connection exceptions; class 53, insufficient resources; 57P01 to
+                    // 57P03, the server is going or coming.
+                    Some(code) => ["08", "53", "57P"].iter().any(|class| code.starts_with(class)),
+                    None => true,
+                }
+            }
+            _ => false,
+        }
     }
 
     /// Whether the same call may succeed later.

@@ -1,9 +1,10 @@
-//! The watch over storage: what health says of it.
+//! The watch over storage: the first contact, and what health says of it from then on.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::broker::Broker;
 
@@ -13,8 +14,36 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How long it may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Tells whether storage answers, until the broker drains.
-pub async fn run(broker: Arc<Broker>, contact: watch::Sender<bool>) {
+/// How often it is said that the database is waited for.
+const SAY_AGAIN: Duration = Duration::from_secs(10);
+
+/// What is to be done about the schema at the first contact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Schema {
+    /// Nothing: it has been seen to before.
+    Ready,
+    /// Apply what is missing.
+    Apply,
+    /// Refuse a database that lacks anything.
+    Expect,
+}
+
+/// Waits for the database, sees to its schema, and then tells whether it answers, until the broker
+/// drains.
+///
+/// # Errors
+///
+/// The reason, where the schema cannot be had.
+pub async fn run(
+    broker: Arc<Broker>,
+    contact: watch::Sender<bool>,
+    schema: Schema,
+) -> Result<(), String> {
+    let prepared = tokio::select! {
+        prepared = prepare(&broker, schema) => prepared,
+        () = broker.draining().cancelled() => return Ok(()),
+    };
+    prepared?;
     loop {
         let answers = match tokio::time::timeout(PATIENCE, broker.storage().now()).await {
             Ok(Ok(_)) => true,
@@ -33,7 +62,36 @@ pub async fn run(broker: Arc<Broker>, contact: watch::Sender<bool>) {
         }
         tokio::select! {
             () = tokio::time::sleep(PAUSE) => {}
-            () = broker.draining().cancelled() => return,
+            () = broker.draining().cancelled() => return Ok(()),
+        }
+    }
+}
+
+async fn prepare(broker: &Broker, schema: Schema) -> Result<(), String> {
+    let storage = broker.storage();
+    let mut said: Option<Instant> = None;
+    loop {
+        let tried = match schema {
+            Schema::Ready => return Ok(()),
+            Schema::Apply => storage.migrate().await.map(|()| 0),
+            Schema::Expect => storage.migration_status().await.map(|status| status.pending.len()),
+        };
+        match tried {
+            Ok(0) => return Ok(()),
+            Ok(pending) => {
+                return Err(format!(
+                    "the database lacks {pending} migrations: run `token-broker migrate --config \
+                     FILE`, or set database.migrate = true"
+                ));
+            }
+            Err(error) if error.is_out_of_reach() => {
+                if said.is_none_or(|at| at.elapsed() >= SAY_AGAIN) {
+                    tracing::warn!(%error, "waiting for the database");
+                    said = Some(Instant::now());
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(error) => return Err(format!("cannot see to the database's schema: {error}")),
         }
     }
 }

@@ -20,6 +20,7 @@ use token_broker::domain::scope::Scopes;
 use token_broker::provider::Http;
 use token_broker::runtime::{self, Listeners, RunError};
 use token_broker::storage::{self, Clock, Storage};
+use token_broker::workers::contact::Schema;
 use token_broker_client::{Client, proto};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -160,7 +161,8 @@ impl World {
             bots: setup.bots,
             settings: setup.settings,
         });
-        let running = tokio::spawn(runtime::run(Arc::clone(&broker), listeners, stop.clone()));
+        let running =
+            tokio::spawn(runtime::run(Arc::clone(&broker), listeners, Schema::Ready, stop.clone()));
         let channel = Client::channel(format!("http://{grpc_address}"))
             .expect("a URL")
             .connect()
