@@ -6,6 +6,7 @@
 pub use sea_orm_migration::{MigratorTrait, SchemaManager};
 
 mod m20261123_000001_tables;
+mod m20261124_000002_identity;
 
 /// All steps, in order.
 #[derive(Debug)]
@@ -14,6 +15,6 @@ pub struct Migrator;
 #[sea_orm_migration::async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn sea_orm_migration::MigrationTrait>> {
-        vec![Box::new(m20261123_000001_tables::Step)]
+        vec![Box::new(m20261123_000001_tables::Step), Box::new(m20261124_000002_identity::Step)]
     }
 }

@@ -31,7 +31,7 @@ use crate::domain::name::Name;
 use crate::domain::provider::Provider;
 use crate::domain::time::Timestamp;
 use crate::domain::token::{DoomedToken, RawAnswer};
-use crate::provider::{Http, response};
+use crate::provider::{Directory, Http, response};
 use crate::storage::{Disposal, Storage, StorageError};
 
 /// How long a result that cannot be stored waits before the next try.
@@ -40,10 +40,9 @@ const STORE_AGAIN: Duration = Duration::from_secs(1);
 /// What the broker is made of. Shared by the edges and the workers.
 pub struct Broker {
     storage: Storage,
-    http: Http,
     keyring: Arc<Keyring>,
     random: Random,
-    providers: BTreeMap<Name, Provider>,
+    providers: Directory,
     bots: BTreeMap<Name, Arc<Bot>>,
     settings: Settings,
     flights: refresh::Flights,
@@ -86,14 +85,12 @@ impl Broker {
     /// A broker of these parts.
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
-        let providers = parts.providers.into_iter().map(|p| (p.name.clone(), p)).collect();
         let bots = parts.bots.into_iter().map(|b| (b.name.clone(), Arc::new(b))).collect();
         Arc::new(Self {
             storage: parts.storage,
-            http: parts.http,
             keyring: parts.keyring,
             random: parts.random,
-            providers,
+            providers: Directory::new(parts.http, parts.providers),
             bots,
             settings: parts.settings,
             flights: refresh::Flights::default(),
@@ -117,6 +114,12 @@ impl Broker {
     #[must_use]
     pub fn storage(&self) -> &Storage {
         &self.storage
+    }
+
+    /// The configured providers, and what is known of their endpoints.
+    #[must_use]
+    pub fn providers(&self) -> &Directory {
+        &self.providers
     }
 
     /// The source of randomness.
@@ -143,9 +146,9 @@ impl Broker {
     }
 
     /// The provider, where this bot may use it. Whether it is configured at all is not told.
-    fn provider_for(&self, bot: &Bot, name: &Name) -> Result<&Provider, BrokerError> {
+    fn provider_for(&self, bot: &Bot, name: &Name) -> Result<&Arc<Provider>, BrokerError> {
         self.providers
-            .get(name)
+            .get(name.as_str())
             .filter(|_| bot.may_use(name.as_str()))
             .ok_or_else(|| BrokerError::ProviderNotAllowed { provider: name.clone() })
     }
@@ -158,7 +161,7 @@ impl Broker {
     }
 
     /// The provider of a key, after the checks that every use case makes.
-    fn admit(&self, bot: &Bot, key: &GrantKey) -> Result<&Provider, BrokerError> {
+    fn admit(&self, bot: &Bot, key: &GrantKey) -> Result<&Arc<Provider>, BrokerError> {
         let provider = self.provider_for(bot, &key.provider)?;
         Self::check_subject(bot, &key.subject)?;
         Ok(provider)
@@ -166,9 +169,9 @@ impl Broker {
 
     /// How tokens of a provider are disposed of. One that is no longer configured cannot be asked.
     fn disposal(&self, provider: &Name) -> Disposal<'static> {
-        let provider = self.providers.get(provider);
+        let provider = self.providers.get(provider.as_str());
         Disposal {
-            revocable: provider.is_some_and(|p| p.revocation_endpoint.is_some()),
+            revocable: provider.is_some_and(|p| p.may_revoke()),
             reach: provider.map(|p| p.revocation_reach).unwrap_or_default(),
             read: &read_tokens,
         }
@@ -214,7 +217,7 @@ fn read_tokens(answer: &RawAnswer, issued_at: Timestamp) -> Vec<DoomedToken> {
 impl std::fmt::Debug for Broker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Broker")
-            .field("providers", &self.providers.keys())
+            .field("providers", &self.providers.iter().map(|p| &p.name).collect::<Vec<_>>())
             .field("bots", &self.bots.keys())
             .finish_non_exhaustive()
     }

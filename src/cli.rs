@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +20,7 @@ use crate::config::Config;
 use crate::crypto::keyring::Keyring;
 use crate::crypto::random::Random;
 use crate::demo;
+use crate::provider::{Egress, Http};
 use crate::storage::{Clock, Settings, Storage};
 
 /// Brokers OAuth 2.0 tokens for chat bots, over gRPC.
@@ -146,7 +148,21 @@ fn storage_settings(config: &Config) -> Settings {
     }
 }
 
+/// How providers are called.
+fn http(config: &Config) -> anyhow::Result<Http> {
+    let egress = Egress::new(&config.providers, config.egress.allowed_networks.clone());
+    Http::new(egress).context("cannot set up TLS for calls to providers")
+}
+
+/// Opens the database for a command, which needs it now.
 async fn connect(config: &Config) -> anyhow::Result<Storage> {
+    let storage = open(config).await?;
+    storage.reach().await.map_err(|error| anyhow::anyhow!("cannot use the database: {error}"))?;
+    Ok(storage)
+}
+
+/// Opens the database for a service, which may be there before it.
+async fn open(config: &Config) -> anyhow::Result<Storage> {
     Storage::connect(&storage_settings(config), keyring(config)?, Random::system())
         .await
         .map_err(|error| anyhow::anyhow!("cannot open the database: {error}"))

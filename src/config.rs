@@ -9,6 +9,7 @@ mod bots;
 mod cache;
 mod database;
 mod document;
+mod egress;
 mod encryption;
 mod grpc;
 mod http;
@@ -29,6 +30,7 @@ use std::path::Path;
 pub use self::authorizations::Authorizations;
 pub use self::bots::METHODS;
 pub use self::database::Database;
+pub use self::egress::Egress;
 pub use self::encryption::{Encryption, EncryptionKey};
 pub use self::grpc::{Grpc, Plaintext};
 pub use self::http::Http;
@@ -42,7 +44,7 @@ use crate::domain::bot::Bot;
 use crate::domain::provider::Provider;
 
 /// Sections of later versions.
-const UNSUPPORTED: [&str; 2] = ["egress", "audit"];
+const UNSUPPORTED: [&str; 1] = ["audit"];
 
 /// A configuration that was found in order. Secrets are in types whose `Debug` says nothing.
 #[derive(Debug)]
@@ -59,6 +61,8 @@ pub struct Config {
     pub encryption: Encryption,
     /// How long a person has.
     pub authorizations: Authorizations,
+    /// Where the broker may connect to.
+    pub egress: Egress,
     /// The authorization servers, in order of their names; at least one.
     pub providers: Vec<Provider>,
     /// The calling programs, in order of their names; at least one.
@@ -115,6 +119,7 @@ fn read(root: &mut Section<'_>) -> Result<Config, Reported> {
     let encryption = root.section("encryption").and_then(self::encryption::read);
     let authorizations = root.section("authorizations").and_then(self::authorizations::read);
     let cache = root.section("cache").and_then(self::cache::read);
+    let egress = root.section("egress").and_then(self::egress::read);
     let found = self::providers::read(root);
     let bots = self::bots::read(root, &found.names);
     let telemetry = root.section("telemetry").and_then(self::telemetry::read);
@@ -129,6 +134,7 @@ fn read(root: &mut Section<'_>) -> Result<Config, Reported> {
         database: database?,
         encryption: encryption?,
         authorizations: authorizations?,
+        egress: egress?,
         providers: found.providers?,
         bots: bots?,
         telemetry: telemetry?,

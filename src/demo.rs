@@ -25,9 +25,9 @@ use crate::broker::{Broker, Parts, Settings};
 use crate::crypto::random::Random;
 use crate::domain::bot::{ApiKey, Bot, Confirmation, Providers};
 use crate::domain::name::Name;
-use crate::domain::provider::{Client, ClientAuth, Provider, RevocationReach};
+use crate::domain::provider::{Client, ConfiguredAuth, Endpoints, Provider, RevocationReach};
 use crate::domain::scope::Scopes;
-use crate::provider::Http;
+use crate::provider::{Egress, Http};
 use crate::runtime::{self, Listeners};
 use crate::storage::{Clock, Storage};
 use crate::telemetry::{self, Format, Output};
@@ -183,20 +183,18 @@ async fn broker(
         .map_err(anyhow::Error::msg)?;
     storage.migrate().await.context("cannot set up the demo's database")?;
     let name = |text| Name::parse(text).map_err(|error| anyhow::anyhow!("{text}: {error}"));
-    let at = |path| base(addresses.provider).and_then(|base| Ok(base.join(path)?));
     let provider = Provider {
         name: name(PROVIDER)?,
         display_name: "Demo Provider".to_owned(),
         issuer: Some(format!("http://{}", addresses.provider)),
-        authorization_endpoint: at("authorize")?,
-        token_endpoint: at("token")?,
-        revocation_endpoint: Some(at("revoke")?),
+        endpoints: Endpoints::default(),
         revocation_reach: RevocationReach::Grant,
         client: Client {
             id: "token-broker".to_owned(),
-            auth: ClientAuth::Basic(data.client_secret.clone().into()),
+            auth: ConfiguredAuth::Offered(data.client_secret.clone().into()),
         },
         default_scopes: Scopes::parse(["profile", "email"])?,
+        identity: None,
     };
     let bot = Bot {
         name: name("demo-bot")?,
@@ -212,7 +210,7 @@ async fn broker(
     };
     Ok(Broker::new(Parts {
         storage,
-        http: Http::new().context("cannot set up TLS")?,
+        http: Http::new(Egress::new([&provider], Vec::new())).context("cannot set up TLS")?,
         keyring,
         random,
         providers: vec![provider],

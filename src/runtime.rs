@@ -94,6 +94,9 @@ pub async fn run(
     let reporting = tokio::spawn(report(health.clone(), in_contact, ready, stopping.clone()));
     let watching = workers::contact::run(Arc::clone(&broker), contact, schema);
     parts.spawn(async move { watching.await.map_err(|reason| ("storage", reason)) });
+    // Nobody waits for it: what is still unknown is asked for when it is needed.
+    let learning = Arc::clone(&broker);
+    let learning = tokio::spawn(async move { learning.providers().learn_all().await });
     parts.spawn(named(workers::revocations::run(Arc::clone(&broker))));
     parts.spawn(named(workers::sweep::run(Arc::clone(&broker))));
 
@@ -127,6 +130,7 @@ pub async fn run(
         parts.shutdown().await;
     }
     reporting.abort();
+    learning.abort();
     let drained = tokio::time::timeout(COMMITS_END, broker.drained()).await;
     if let Err(error) = broker.storage().close().await {
         tracing::warn!(%error, "the database did not close");

@@ -23,9 +23,9 @@ use sea_orm::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-pub use authorizations::{Awaiting, Begun, NewAuthorization, Seen};
+pub use authorizations::{Answered, Awaiting, Begun, NewAuthorization, Seen};
 pub use clock::Clock;
-pub use connect::{MissingFile, Settings};
+pub use connect::{MissingFile, OutOfReach, Settings};
 pub use error::StorageError;
 pub use grants::{Committed, Held, LEASE, Lease, ListFilter, ListPosition, Revoked, SubjectFilter};
 pub use migrate::MigrationStatus;
@@ -37,6 +37,8 @@ use crate::crypto::random::Random;
 /// The database, with the keyring that seals what goes in.
 pub struct Storage {
     db: DatabaseConnection,
+    /// Where the database is, if it is one that is called.
+    server: Option<connect::Server>,
     clock: Clock,
     keyring: Arc<Keyring>,
     random: Random,

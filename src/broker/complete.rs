@@ -1,6 +1,7 @@
 //! The browser's part: the start link, and the redirect that comes back.
 
 mod exchange;
+mod identify;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +17,8 @@ use crate::domain::bot::Confirmation;
 use crate::domain::grant::Subject;
 use crate::domain::id::Id;
 use crate::domain::name::Name;
-use crate::domain::provider::Provider;
-use crate::provider::{OAuthError, endpoint};
+use crate::domain::provider::{Provider, Server};
+use crate::provider::{INVALID_RESPONSE, OAuthError, endpoint};
 use crate::storage::Seen;
 
 /// How long a reload waits for the exchange that its first load began.
@@ -114,6 +115,11 @@ pub enum Problem {
         /// The error code.
         error: String,
     },
+    /// The provider cannot be asked now; the same page may work later.
+    ProviderAway {
+        /// Where, for people.
+        provider: String,
+    },
     /// The authorization failed.
     Failed {
         /// A sentence for the user.
@@ -156,16 +162,19 @@ impl Broker {
         if !authorization.link_works(seen.now) {
             return Err(Problem::EndedLink);
         }
-        let provider = self.providers.get(&authorization.key.provider).ok_or(Problem::EndedLink)?;
+        let name = authorization.key.provider.as_str();
+        let provider = self.providers.get(name).ok_or(Problem::EndedLink)?;
+        let server = self.server(provider).await?;
         let browser = browser.unwrap_or_else(|| BrowserSecret::new(&self.random));
         let start = Start::new(&self.keyring, &self.random, id, &browser);
         let attempt = endpoint::Attempt {
             state: &start.state(&provider.name),
             verifier: start.verifier(),
+            nonce: start.nonce(),
             redirect_uri: &self.redirect_uri(provider),
         };
         let url = endpoint::authorization_url(
-            provider,
+            &server,
             &authorization.scopes,
             &authorization.options,
             attempt,
@@ -214,11 +223,14 @@ impl Broker {
         let seen = self.seen(attempt.id).await?.ok_or(Problem::UnknownRedirect)?;
         let start = browser.as_ref().and_then(|browser| attempt.of_browser(browser));
 
-        // 2. The provider: right issuer, on success and on error alike (RFC 9207 section 2.4).
-        let wrong_issuer = provider
-            .issuer
-            .as_ref()
-            .is_some_and(|issuer| redirect.iss.as_ref().is_some_and(|iss| iss != issuer));
+        // 2. The provider: right issuer, on success and on error alike (RFC 9207 section 2.4). Where
+        // its metadata cannot be had now, the redirect may come again.
+        let server = self.server(provider).await?;
+        let wrong_issuer = match (&provider.issuer, &redirect.iss) {
+            (Some(issuer), Some(iss)) => iss != issuer,
+            (Some(_), None) => server.iss_required,
+            (None, _) => false,
+        };
         if redirect.malformed || wrong_issuer {
             tracing::warn!(redirect.malformed, wrong_issuer, "redirect refused");
         }
@@ -228,7 +240,7 @@ impl Broker {
         // cookies or codes.
         let outcome = match (&start, redirect.code, redirect.error) {
             (Some(start), Some(code), None) if in_order => {
-                return self.exchange(seen, &attempt, provider, start, &code).await;
+                return self.exchange(seen, &attempt, &server, start, &code).await;
             }
             (Some(_), _, Some(error)) if in_order => Outcome::Refused(error),
             (Some(_), ..) => Outcome::Wrong,
@@ -243,6 +255,17 @@ impl Broker {
             (Outcome::Wrong, _) => Err(Problem::WrongRedirect { start: again() }),
             (Outcome::Refused(error), _) => self.end_refused(seen, provider, &error).await,
         }
+    }
+
+    /// The provider with its endpoints.
+    async fn server(&self, provider: &Provider) -> Result<Arc<Server>, Problem> {
+        self.providers.server(provider).await.map_err(|error| {
+            let name = provider.display_name.clone();
+            match BrokerError::from_provider(&provider.name, &error) {
+                BrokerError::ProviderUnavailable { .. } => Problem::ProviderAway { provider: name },
+                _ => Problem::ProviderFailed { provider: name, error: INVALID_RESPONSE.to_owned() },
+            }
+        })
     }
 
     /// Seals a form that a provider posted, for the browser's way to the GET of the same address.

@@ -96,7 +96,8 @@ impl Broker {
             BrokerError::Internal
         })?;
         let uncount: Vec<_> = others.iter().map(|other| other.authorization.id).collect();
-        let stored = self.storage.authorize(authorization, &tokens, &uncount).await?;
+        let stored =
+            self.storage.authorize(authorization, &tokens, &confirmed.identity, &uncount).await?;
         if let Some(grant) = stored {
             tracing::info!(authorization.id = %authorization.id, "authorization confirmed");
             return Ok(grant);

@@ -189,7 +189,7 @@ mod tests {
                 state,
                 version: Version { generation: 1, token_version: 1 },
                 scopes: Scopes::default(),
-                identity: String::new(),
+                identity: crate::domain::identity::Identity::default(),
                 provider_values: std::collections::BTreeMap::new(),
                 created_at: issued_at,
                 issued_at,

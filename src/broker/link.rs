@@ -97,6 +97,11 @@ impl<'a> Start<'a> {
         BASE64_URL_SAFE_NO_PAD.encode(self.derive("pkce verifier"))
     }
 
+    /// Ties the ID token to this start (OpenID Connect Core section 3.1.2.1).
+    pub(super) fn nonce(&self) -> String {
+        hex::encode(self.derive("oidc nonce"))
+    }
+
     /// The code that goes from the browser to the chat: 8 digits.
     pub(super) fn confirmation_code(&self) -> String {
         let derived = self.derive("confirmation code");
@@ -224,6 +229,8 @@ mod tests {
         let id = Id::from_bytes([7; 16]);
         let [one, two] = [(); 2].map(|()| Start::new(&keyring, &random, id, &browser));
         assert_eq!(one.verifier().len(), 43);
+        assert_eq!(one.nonce().len(), 64);
+        assert_ne!(one.nonce(), two.nonce());
         assert_eq!(one.confirmation_code().len(), 8);
         assert!(one.confirmation_code().bytes().all(|b| b.is_ascii_digit()));
         assert_ne!(one.verifier(), two.verifier());

@@ -72,7 +72,8 @@ impl Broker {
         after: Option<&'a Name>,
     ) -> impl Iterator<Item = &'a Provider> {
         self.providers
-            .values()
+            .iter()
+            .map(AsRef::as_ref)
             .filter(|provider| bot.may_use(provider.name.as_str()))
             .filter(move |provider| after.is_none_or(|after| provider.name > *after))
     }

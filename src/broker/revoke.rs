@@ -15,6 +15,10 @@ use crate::storage::{ListFilter, Revocation, Revoked, SubjectFilter};
 /// The longest pause between two attempts of the outbox.
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 
+/// How long an attempt waits for the provider's endpoints: what is left of a claim must be enough
+/// for the call.
+const LEARNING: Duration = Duration::from_secs(4);
+
 /// How many grants RevokeAll reads at a time.
 const PAGE: u64 = 100;
 
@@ -29,6 +33,17 @@ pub enum RevocationState {
     Unsupported,
     /// There was no grant.
     NotNeeded,
+}
+
+/// What became of one attempt at the provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attempt {
+    /// The provider confirmed.
+    Confirmed,
+    /// The provider has no way to revoke: there is nothing more to be done.
+    Unsupported,
+    /// It is tried again later.
+    Postponed,
 }
 
 impl Broker {
@@ -64,13 +79,15 @@ impl Broker {
         if revoked.revocations.is_empty() && !revoked.intent_open {
             return RevocationState::Unsupported;
         }
-        let confirmed = join_all(revoked.revocations.iter().map(|r| self.try_revocation(r))).await;
-        let all_confirmed = confirmed.into_iter().all(|confirmed| confirmed);
+        let attempts = join_all(revoked.revocations.iter().map(|r| self.try_revocation(r))).await;
+        let any = |attempt| attempts.contains(&attempt);
         // A refresh under way may yet mint another token; its commit puts it into the outbox.
-        if all_confirmed && !revoked.intent_open {
-            RevocationState::Done
-        } else {
+        if any(Attempt::Postponed) || revoked.intent_open {
             RevocationState::Pending
+        } else if any(Attempt::Unsupported) {
+            RevocationState::Unsupported
+        } else {
+            RevocationState::Done
         }
     }
 
@@ -128,32 +145,50 @@ impl Broker {
     /// The configured providers that a bot may use, or the one of them that is named.
     pub(super) fn providers_of(&self, bot: &Bot, only: Option<&Name>) -> Vec<Name> {
         self.providers
-            .keys()
+            .iter()
+            .map(|provider| &provider.name)
             .filter(|name| bot.may_use(name.as_str()) && only.is_none_or(|only| only == *name))
             .cloned()
             .collect()
     }
 
-    /// Makes one attempt for an entry of the outbox that the caller has claimed. True where the
-    /// provider confirmed.
-    pub async fn try_revocation(&self, revocation: &Revocation) -> bool {
-        let Some(provider) = self.providers.get(&revocation.key.provider) else {
+    /// Makes one attempt for an entry of the outbox that the caller has claimed.
+    pub async fn try_revocation(&self, revocation: &Revocation) -> Attempt {
+        let Some(provider) = self.providers.get(revocation.key.provider.as_str()) else {
             self.postpone(revocation, "the provider is not configured").await;
-            return false;
+            return Attempt::Postponed;
         };
-        match self.http.revoke(provider, revocation.kind, &revocation.token).await {
+        let server = tokio::time::timeout(LEARNING, self.providers.server(provider)).await;
+        let revoked = match server {
+            Ok(Ok(server)) if server.revocation_endpoint.is_none() => {
+                // Its metadata came later than the entry did.
+                self.finish(revocation).await;
+                return Attempt::Unsupported;
+            }
+            Ok(Ok(server)) => {
+                let http = self.providers.http();
+                http.revoke(&server, revocation.kind, &revocation.token).await
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(ProviderError::NotSent("the issuer did not answer in time".to_owned())),
+        };
+        match revoked {
             Ok(()) => {
-                // Should this fail, the entry is tried again, which does no harm.
-                if let Err(error) = self.storage.finish_revocation(revocation.id).await {
-                    tracing::warn!(%error, "cannot remove an entry of the outbox");
-                }
-                true
+                self.finish(revocation).await;
+                Attempt::Confirmed
             }
             Err(error) => {
                 tracing::warn!(%error, provider = %provider.name, "revocation failed");
                 self.postpone_after(revocation, &error).await;
-                false
+                Attempt::Postponed
             }
+        }
+    }
+
+    async fn finish(&self, revocation: &Revocation) {
+        // Should this fail, the entry is tried again, which does no harm.
+        if let Err(error) = self.storage.finish_revocation(revocation.id).await {
+            tracing::warn!(%error, "cannot remove an entry of the outbox");
         }
     }
 

@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::{connect, environment, say};
+use super::{connect, environment, http, say};
 use crate::config::Config;
+use crate::domain::provider::Provider;
+use crate::provider::Directory;
 use crate::storage::MissingFile;
 
 /// How many of the newest grants are opened, to see whether the keys fit.
@@ -24,16 +26,32 @@ pub(super) async fn run(path: &Path) -> anyhow::Result<ExitCode> {
         config.bots.len(),
         config.encryption.keys.len()
     ))?;
-    match database(&config).await {
-        Ok(told) => {
-            say(&format!("database: {told}"))?;
-            Ok(ExitCode::SUCCESS)
+    let mut in_order = true;
+    let mut tell = |what: &str, told: anyhow::Result<String>| {
+        in_order &= told.is_ok();
+        match told {
+            Ok(told) => say(&format!("{what}: {told}")),
+            Err(error) => say(&format!("{what}: {error:#}")),
         }
-        Err(error) => {
-            say(&format!("database: {error:#}"))?;
-            Ok(ExitCode::FAILURE)
-        }
+    };
+    let directory = Directory::new(http(&config)?, config.providers.clone());
+    for provider in directory.iter().filter(|provider| provider.is_discovered()) {
+        tell(&format!("provider {}", provider.name), discovered(&directory, provider).await)?;
     }
+    tell("database", database(&config).await)?;
+    Ok(if in_order { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn discovered(directory: &Directory, provider: &Provider) -> anyhow::Result<String> {
+    let server = directory.server(provider).await?;
+    let revokes = server.revocation_endpoint.is_some();
+    Ok(format!(
+        "in order (issuer: {}, revocation: {}, ID tokens: {}, client authentication: {:?})",
+        provider.issuer.as_deref().unwrap_or_default(),
+        if revokes { "yes" } else { "no" },
+        if server.checks_id_tokens() { "checked" } else { "unused" },
+        server.client_auth,
+    ))
 }
 
 async fn database(config: &Config) -> anyhow::Result<String> {

@@ -5,11 +5,10 @@ use std::process::ExitCode;
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
-use super::{keyring, storage_settings};
+use super::{http, keyring, storage_settings};
 use crate::broker::{Broker, Parts, Settings};
 use crate::config::Config;
 use crate::crypto::random::Random;
-use crate::provider::Http;
 use crate::runtime::{self, Listeners};
 use crate::storage::Storage;
 use crate::telemetry::{self, Output};
@@ -37,7 +36,7 @@ pub(super) async fn run(config: &Config, stop: CancellationToken) -> anyhow::Res
     );
     let broker = Broker::new(Parts {
         storage,
-        http: Http::new().context("cannot set up TLS for calls to providers")?,
+        http: http(config)?,
         keyring: keyring(config)?,
         random: Random::system(),
         providers: config.providers.clone(),
@@ -56,7 +55,7 @@ pub(super) async fn run(config: &Config, stop: CancellationToken) -> anyhow::Res
 /// Opens the database. SQLite is seen to at once; PostgreSQL may come later than its service.
 async fn open(config: &Config) -> anyhow::Result<(Storage, Schema)> {
     let settings = storage_settings(config);
-    let storage = super::connect(config).await?;
+    let storage = super::open(config).await?;
     if !settings.is_file() {
         let schema = if config.database.migrate { Schema::Apply } else { Schema::Expect };
         return Ok((storage, schema));

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 
+use ::url::Url;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::problem::Reported;
@@ -11,10 +12,12 @@ use super::value::{boolean, count};
 /// Keys of later versions.
 const UNSUPPORTED: [&str; 1] = ["listen_url"];
 
-/// Schemes of later versions.
-const UNSUPPORTED_SCHEMES: [&str; 2] = ["postgres:", "postgresql:"];
+/// What a database is told by.
+const SCHEMES: [&str; 3] = [SQLITE, "postgres:", "postgresql:"];
+const SQLITE: &str = "sqlite:";
 
-const EXAMPLE: &str = "\"sqlite://token-broker.db?mode=rwc\"";
+const EXAMPLE: &str =
+    "\"sqlite://token-broker.db?mode=rwc\" or \"postgres://USER:PASSWORD@HOST/DATABASE\"";
 
 const DEFAULT_CONNECTIONS: u32 = 10;
 
@@ -46,18 +49,15 @@ fn url(section: &mut Section<'_>) -> Result<SecretString, Reported> {
     let Some(secret) = section.secret("url", "url_file")? else {
         return Err(section.missing("url", &format!("write {EXAMPLE} or name a url_file")));
     };
-    let url = secret.value.expose_secret();
-    let starts = |scheme: &&str| {
-        url.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme))
-    };
-    if UNSUPPORTED_SCHEMES.iter().any(starts) {
-        return Err(section.problem(
-            secret.key,
-            format!("is of PostgreSQL, which a later version switches on; use {EXAMPLE}"),
-        ));
-    }
-    if !starts(&"sqlite:") {
-        return Err(section.problem(secret.key, format!("must be a URL such as {EXAMPLE}")));
+    let text = secret.value.expose_secret();
+    // Drivers tell databases apart by the scheme in lower case.
+    let known = SCHEMES.iter().any(|scheme| text.starts_with(scheme));
+    // Never with the parser's own words, which might quote a part of a password.
+    if !known || (!text.starts_with(SQLITE) && Url::parse(text).is_err()) {
+        let remedy = "percent-encode what a user name or password has besides letters and digits";
+        return Err(
+            section.problem(secret.key, format!("must be a URL such as {EXAMPLE}; {remedy}"))
+        );
     }
     Ok(secret.value)
 }
@@ -80,19 +80,17 @@ mod tests {
 
     #[test]
     fn other_databases_are_refused_without_their_password() {
-        for (url, expected) in [
-            (
-                "postgres://broker:hunter2@db/broker",
-                "database.url: is of PostgreSQL, which a later version switches on; use \
-                 \"sqlite://token-broker.db?mode=rwc\"",
-            ),
-            (
-                "mysql://broker:hunter2@db/broker",
-                "database.url: must be a URL such as \"sqlite://token-broker.db?mode=rwc\"",
-            ),
-        ] {
+        let expected = format!(
+            "database.url: must be a URL such as {EXAMPLE}; percent-encode what a user name or \
+             password has besides letters and digits"
+        );
+        for url in ["mysql://broker:hunter2@db/broker", "postgres://broker:hunter2/@db/broker"] {
             let read = database(&format!("database.url = '{url}'"));
             assert_eq!(read.expect_err("problems"), expected);
+        }
+        for url in ["postgres://broker:hunter2@db:6432/broker", "postgresql:///broker?host=/run"] {
+            let read = database(&format!("database.url = '{url}'"));
+            assert_eq!(read.expect("a section").url.expose_secret(), url);
         }
     }
 
@@ -101,11 +99,12 @@ mod tests {
         let text = "[database]\nmax_connections = 0\nmigrate = 'yes'\nlisten_url = 'x'";
         assert_eq!(
             database(text).expect_err("problems"),
-            "database.url: is required; write \"sqlite://token-broker.db?mode=rwc\" or name a \
-             url_file\n\
+            format!(
+                "database.url: is required; write {EXAMPLE} or name a url_file\n\
              database.max_connections: must be a whole number from 1 to 4294967295\n\
              database.migrate: must be true or false, not a string\n\
              database.listen_url: is not supported by this version yet; remove it"
+            )
         );
     }
 }

@@ -24,13 +24,14 @@ const INTEGERS: [&str; 3] =
     ["bots.*.rate.burst", "bots.*.rate.per_second", "database.max_connections"];
 
 /// Keys that only the file can set.
-const LISTS: [&str; 9] = [
+const LISTS: [&str; 10] = [
     "bots.*.api_keys_sha256",
     "bots.*.methods",
     "bots.*.providers",
     "bots.*.return_urls",
     "bots.*.scopes.*",
     "bots.*.subjects",
+    "egress.allowed_networks",
     "encryption.keys",
     "providers.*.flows",
     "providers.*.scopes",

@@ -9,12 +9,13 @@ use super::problem::Reported;
 use super::section::{Section, all};
 use super::value::{choice, filled, parsed};
 use crate::domain::name::Name;
-use crate::domain::provider::{Client, ClientAuth, Provider, RevocationReach};
+use crate::domain::provider::{
+    Client, ClientAuth, ConfiguredAuth, Endpoints, OPENID, Provider, RevocationReach,
+};
 use crate::domain::scope::Scopes;
 
 /// Keys of later versions.
-const UNSUPPORTED: [&str; 5] =
-    ["preset", "device_authorization_endpoint", "userinfo_endpoint", "grant", "private"];
+const UNSUPPORTED: [&str; 4] = ["preset", "device_authorization_endpoint", "grant", "private"];
 
 /// The one flow of this version.
 const FLOW: &str = "authorization_code";
@@ -59,7 +60,7 @@ fn provider(name: &str, mut section: Section<'_>) -> Result<Provider, Reported> 
     let display_name = section.or("display_name", name.to_owned(), filled);
     let issuer = section.optional("issuer", parsed(issuer));
     let endpoints = endpoints(&mut section, !matches!(issuer, Ok(None)));
-    let revocation_endpoint = section.optional("revocation_endpoint", parsed(address::endpoint));
+    let identity = section.optional("identity", parsed(pointer));
     let reaches = [
         ("token", RevocationReach::Token),
         ("grant", RevocationReach::Grant),
@@ -69,27 +70,29 @@ fn provider(name: &str, mut section: Section<'_>) -> Result<Provider, Reported> 
         section.or("revocation_reach", RevocationReach::default(), choice(&reaches));
     let client_id =
         section.required("client_id", "write what the provider calls the broker", filled);
-    let auth = client_auth(&mut section);
+    let asked = |named: &Endpoints| named.authorization.is_none() || named.token.is_none();
+    let discovered = matches!(issuer, Ok(Some(_))) && endpoints.as_ref().is_ok_and(asked);
+    let auth = client_auth(&mut section, discovered);
     let default_scopes = section.list("scopes", scope);
     let flows = section.filled_list("flows", "remove it", |flow| {
         let wrong = || format!("must be {FLOW:?}, the only flow of this version");
         (flow == FLOW).then_some(()).ok_or_else(wrong)
     });
     section.refuse(&UNSUPPORTED);
+    let keys = keys(&section, &issuer, &endpoints, &default_scopes);
     section.finish();
 
     flows?;
-    let (authorization_endpoint, token_endpoint) = endpoints?;
+    keys?;
     Ok(Provider {
         name: parsed_name?,
         display_name: display_name?,
         issuer: issuer?,
-        authorization_endpoint,
-        token_endpoint,
-        revocation_endpoint: revocation_endpoint?,
+        endpoints: endpoints?,
         revocation_reach: revocation_reach?,
         client: Client { id: client_id?, auth: auth? },
         default_scopes: joined(&default_scopes?.unwrap_or_default()),
+        identity: identity?,
     })
 }
 
@@ -98,44 +101,81 @@ fn issuer(text: &str) -> Result<String, String> {
     address::base(text).map(|_| text.to_owned())
 }
 
-/// The two endpoints that no provider lacks.
-fn endpoints(section: &mut Section<'_>, has_issuer: bool) -> Result<(Url, Url), Reported> {
-    let authorization = section.optional("authorization_endpoint", parsed(address::endpoint));
-    let token = section.optional("token_endpoint", parsed(address::endpoint));
-    let absent = matches!(authorization, Ok(None)) || matches!(token, Ok(None));
-    if has_issuer && absent {
-        return Err(section.problem(
-            "issuer",
-            "cannot be discovered by this version yet; name authorization_endpoint and \
-             token_endpoint as well",
-        ));
+/// Reports an ID token that would be asked for and could not be checked.
+fn keys(
+    section: &Section<'_>,
+    issuer: &Result<Option<String>, Reported>,
+    endpoints: &Result<Endpoints, Reported>,
+    scopes: &Result<Option<Vec<Scopes>>, Reported>,
+) -> Result<(), Reported> {
+    let (Ok(Some(_)), Ok(endpoints), Ok(Some(scopes))) = (issuer, endpoints, scopes) else {
+        return Ok(());
+    };
+    let named = endpoints.authorization.is_some() && endpoints.token.is_some();
+    if named && endpoints.jwks.is_none() && joined(scopes).contains(OPENID) {
+        let remedy = "write the URL of the keys that its ID tokens are signed with, or remove the \
+                      endpoints, so that the issuer is asked for all of them";
+        return Err(section.missing("jwks_uri", remedy));
     }
-    let there = |key: &str, found: Result<Option<Url>, Reported>| {
-        let remedy = "write the URL that the provider documents";
-        found.and_then(|url| url.ok_or_else(|| section.missing(key, remedy)))
+    Ok(())
+}
+
+/// A JSON pointer (RFC 6901) to something.
+fn pointer(text: &str) -> Result<String, String> {
+    if text.starts_with('/') {
+        return Ok(text.to_owned());
+    }
+    Err("must be a JSON pointer such as \"/login\"".to_owned())
+}
+
+/// The endpoints that are named. Without an issuer, which could be asked, two must be.
+fn endpoints(section: &mut Section<'_>, has_issuer: bool) -> Result<Endpoints, Reported> {
+    let mut named = |key: &str| section.optional(key, parsed(address::endpoint));
+    let authorization = named("authorization_endpoint");
+    let token = named("token_endpoint");
+    let revocation = named("revocation_endpoint");
+    let userinfo = named("userinfo_endpoint");
+    let jwks = named("jwks_uri");
+    let there = |key: &str, found: Result<Option<Url>, Reported>| match found {
+        Ok(None) if !has_issuer => {
+            let remedy = "write the URL that the provider documents, or name its issuer";
+            Err(section.missing(key, remedy))
+        }
+        found => found,
     };
     let authorization = there("authorization_endpoint", authorization);
     let token = there("token_endpoint", token);
-    Ok((authorization?, token?))
+    Ok(Endpoints {
+        authorization: authorization?,
+        token: token?,
+        revocation: revocation?,
+        userinfo: userinfo?,
+        jwks: jwks?,
+    })
 }
 
-fn client_auth(section: &mut Section<'_>) -> Result<ClientAuth, Reported> {
+fn client_auth(section: &mut Section<'_>, discovered: bool) -> Result<ConfiguredAuth, Reported> {
     let options = [("basic", Auth::Basic), ("post", Auth::Post), ("none", Auth::None)];
-    let auth = section.or("client_auth", Auth::Basic, choice(&options));
+    let auth = section.optional("client_auth", choice(&options));
     let secret = section.secret("client_secret", "client_secret_file");
-    match (auth?, secret?) {
-        (Auth::Basic, Some(secret)) => Ok(ClientAuth::Basic(secret.value)),
-        (Auth::Post, Some(secret)) => Ok(ClientAuth::Post(secret.value)),
-        (Auth::None, None) => Ok(ClientAuth::None),
-        (Auth::None, Some(secret)) => {
-            Err(section.problem(secret.key, "has no use with client_auth = \"none\"; remove it"))
+    let fixed = match (auth?, secret?) {
+        (None, Some(secret)) if discovered => return Ok(ConfiguredAuth::Offered(secret.value)),
+        (None | Some(Auth::Basic), Some(secret)) => ClientAuth::Basic(secret.value),
+        (Some(Auth::Post), Some(secret)) => ClientAuth::Post(secret.value),
+        (Some(Auth::None), None) => ClientAuth::None,
+        (Some(Auth::None), Some(secret)) => {
+            let problem = "has no use with client_auth = \"none\"; remove it";
+            return Err(section.problem(secret.key, problem));
         }
-        (Auth::Basic | Auth::Post, None) => Err(section.missing(
-            "client_secret",
-            "write it, name a client_secret_file, or write client_auth = \"none\" for a public \
-             client",
-        )),
-    }
+        (None | Some(Auth::Basic | Auth::Post), None) => {
+            return Err(section.missing(
+                "client_secret",
+                "write it, name a client_secret_file, or write client_auth = \"none\" for a \
+                 public client",
+            ));
+        }
+    };
+    Ok(ConfiguredAuth::Fixed(fixed))
 }
 
 /// One scope of a list.
@@ -176,14 +216,21 @@ mod tests {
         providers(&format!("{ACME}\n{more}")).map(|mut all| all.remove(0))
     }
 
+    fn fixed(provider: &Provider) -> &ClientAuth {
+        match &provider.client.auth {
+            ConfiguredAuth::Fixed(auth) => auth,
+            ConfiguredAuth::Offered(_) => panic!("as offered"),
+        }
+    }
+
     #[test]
     fn defaults() {
         let acme = acme("client_secret = 's'").expect("a provider");
         assert_eq!(acme.name.as_str(), "acme");
         assert_eq!(acme.display_name, "acme");
         assert_eq!(acme.client.id, "broker");
-        assert!(matches!(&acme.client.auth, ClientAuth::Basic(s) if s.expose_secret() == "s"));
-        assert_eq!((acme.issuer, acme.revocation_endpoint), (None, None));
+        assert!(matches!(fixed(&acme), ClientAuth::Basic(s) if s.expose_secret() == "s"));
+        assert_eq!((acme.issuer, acme.endpoints.revocation), (None, None));
         assert!(acme.default_scopes.is_empty());
     }
 
@@ -193,6 +240,9 @@ mod tests {
             "display_name = 'Acme'
              issuer = 'https://login.acme.example'
              revocation_endpoint = 'https://login.acme.example/revoke'
+             userinfo_endpoint = 'https://login.acme.example/userinfo'
+             jwks_uri = 'https://login.acme.example/jwks'
+             identity = '/login'
              client_auth = 'post'
              client_secret = 's'
              scopes = ['profile', 'email']
@@ -202,15 +252,18 @@ mod tests {
         assert_eq!(acme.display_name, "Acme");
         // The URL crate would put a slash behind it.
         assert_eq!(acme.issuer.as_deref(), Some("https://login.acme.example"));
-        assert!(acme.revocation_endpoint.is_some());
-        assert!(matches!(&acme.client.auth, ClientAuth::Post(s) if s.expose_secret() == "s"));
+        let endpoints = &acme.endpoints;
+        assert!(endpoints.revocation.is_some() && endpoints.userinfo.is_some());
+        assert!(endpoints.jwks.is_some() && !acme.is_discovered());
+        assert_eq!(acme.identity.as_deref(), Some("/login"));
+        assert!(matches!(fixed(&acme), ClientAuth::Post(s) if s.expose_secret() == "s"));
         assert_eq!(acme.default_scopes.to_string(), "email profile");
     }
 
     #[test]
     fn a_secret_goes_with_the_way_of_authentication() {
         let public = acme("client_auth = 'none'").expect("a provider");
-        assert!(matches!(public.client.auth, ClientAuth::None));
+        assert!(matches!(fixed(&public), ClientAuth::None));
         for (more, expected) in [
             (
                 "",
@@ -237,7 +290,6 @@ mod tests {
             "client_secret = 's'
              preset = 'google'
              device_authorization_endpoint = 'https://login.acme.example/device'
-             userinfo_endpoint = 'https://login.acme.example/userinfo'
              flows = ['authorization_code', 'device_code']
              grant = 'client_credentials'
              private = true",
@@ -248,7 +300,6 @@ mod tests {
 providers.acme.flows: item 2 must be \"authorization_code\", the only flow of this version
 providers.acme.preset: is not supported by this version yet; remove it
 providers.acme.device_authorization_endpoint: is not supported by this version yet; remove it
-providers.acme.userinfo_endpoint: is not supported by this version yet; remove it
 providers.acme.grant: is not supported by this version yet; remove it
 providers.acme.private: is not supported by this version yet; remove it"
         );
@@ -266,7 +317,10 @@ providers.acme.private: is not supported by this version yet; remove it"
              client_id = 'b'
              client_auth = 'none'
              issuer = 'https://login.acme.example'
+             authorization_endpoint = 'https://login.acme.example/authorize'
              token_endpoint = 'https://login.acme.example/token'
+             identity = 'login'
+             scopes = ['openid']
              [providers.c]
              client_auth = 'none'
              issuer = 'https://login.acme.example/?tenant=a'
@@ -277,12 +331,28 @@ providers.acme.private: is not supported by this version yet; remove it"
             wrong.expect_err("problems"),
             "\
 providers.a.authorization_endpoint: must be an absolute https URL; http is allowed on loopback only
-providers.a.token_endpoint: is required; write the URL that the provider documents
 providers.a.revocation_endpoint: must have no fragment; remove the # and what follows
-providers.b.issuer: cannot be discovered by this version yet; name authorization_endpoint and token_endpoint as well
+providers.a.token_endpoint: is required; write the URL that the provider documents, or name its issuer
+providers.b.identity: must be a JSON pointer such as \"/login\"
+providers.b.jwks_uri: is required; write the URL of the keys that its ID tokens are signed with, or remove the endpoints, so that the issuer is asked for all of them
 providers.c.issuer: must have no query; remove the ? and what follows
 providers.c.client_id: is required; write what the provider calls the broker"
         );
+    }
+
+    #[test]
+    fn an_issuer_is_enough() {
+        let issuer = "[providers.acme]
+             issuer = 'https://login.acme.example/t'
+             client_id = 'broker'
+             client_secret = 's'
+             scopes = ['openid']";
+        let mut acme = providers(issuer).expect("a provider").remove(0);
+        assert!(acme.is_discovered() && acme.may_revoke());
+        assert_eq!(acme.endpoints, Endpoints::default());
+        assert!(matches!(acme.client.auth, ConfiguredAuth::Offered(_)));
+        acme = providers(&format!("{issuer}\nclient_auth = 'basic'")).expect("one").remove(0);
+        assert!(matches!(fixed(&acme), ClientAuth::Basic(_)));
     }
 
     #[test]

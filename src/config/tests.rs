@@ -7,7 +7,7 @@ use secrecy::ExposeSecret as _;
 
 use super::*;
 use crate::domain::bot::Providers;
-use crate::domain::provider::ClientAuth;
+use crate::domain::provider::{ClientAuth, ConfiguredAuth};
 
 const FULL: &str = include_str!("../../tests/fixtures/config-full.toml");
 const MINIMAL: &str = include_str!("../../tests/fixtures/config-minimal.toml");
@@ -63,13 +63,13 @@ http.listen: must be a string, not an integer
 http.public_url: must be an absolute https URL; http is allowed on loopback only
 ops.listen: must be an IP address and a port, such as \"127.0.0.1:8080\"
 ops.port: is unknown; known here: listen (set by TOKEN_BROKER__OPS__PORT)
-database.url: is of PostgreSQL, which a later version switches on; use \"sqlite://token-broker.db?mode=rwc\"
+database.url: must be a URL such as \"sqlite://token-broker.db?mode=rwc\" or \"postgres://USER:PASSWORD@HOST/DATABASE\"; percent-encode what a user name or password has besides letters and digits
 database.max_connections: must be a whole number, not a date or time
 database.listen_url: is not supported by this version yet; remove it
 encryption.keys_file: is given beside keys; keep one of them
 authorizations.link_ttl: must be a duration from 10s to 1day, such as \"5m\"
 cache.max_age: must be \"0s\", since this version has no cache and reads the database each time; write max_age = \"0s\" or remove it
-providers.acme.issuer: cannot be discovered by this version yet; name authorization_endpoint and token_endpoint as well
+egress.allowed_networks: item 1 must be a network such as \"10.0.0.0/8\" or \"fd00::/8\"
 providers.acme.client_secret: must be a string, not an integer
 providers.acme.preset: is not supported by this version yet; remove it
 providers.token: is a command word of the bots; choose another name
@@ -80,7 +80,6 @@ bots.helper.providers: item 2 \"gogle\" is no configured provider; there are: ac
 bots.helper.device_flow: is not supported by this version yet; remove it
 telemetry.log_format: must be \"json\" or \"text\"
 telemetry.otlp_endpoint: is not supported by this version yet; remove it
-egress: is not supported by this version yet; remove it
 audit: is not supported by this version yet; remove it
 telemetri: is unknown; did you mean telemetry?"
     );
@@ -102,7 +101,7 @@ fn a_section_of_another_type_is_told_once() {
         "http: must be a table, not a boolean\n\
          providers: must be a table, not a string\n\
          x: is unknown; known here: grpc, http, ops, database, encryption, authorizations, cache, \
-         providers, bots, telemetry"
+         egress, providers, bots, telemetry"
     );
 }
 
@@ -124,7 +123,7 @@ fn the_environment_lies_over_the_file() {
     assert_eq!(config.grpc.listen.port(), 0);
     assert_eq!((config.database.max_connections, config.database.migrate), (3, false));
     // A secret of digits alone is still a text.
-    let ClientAuth::Basic(secret) = &config.providers[0].client.auth else {
+    let ConfiguredAuth::Fixed(ClientAuth::Basic(secret)) = &config.providers[0].client.auth else {
         panic!("another client authentication")
     };
     assert_eq!(secret.expose_secret(), "12345");

@@ -7,6 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use url::Url;
 
+use super::address;
 use super::name::Name;
 use super::scope::Scopes;
 
@@ -196,7 +197,7 @@ fn parse_return_url(text: &str) -> Result<Url, InvalidReturnUrl> {
     let url = Url::parse(text).map_err(|_| InvalidReturnUrl::Form)?;
     let secure = match url.scheme() {
         "https" => url.has_host(),
-        "http" => is_loopback(&url),
+        "http" => address::is_loopback(&url),
         _ => false,
     };
     if !secure {
@@ -206,17 +207,6 @@ fn parse_return_url(text: &str) -> Result<Url, InvalidReturnUrl> {
         return Err(InvalidReturnUrl::Decorated);
     }
     Ok(url)
-}
-
-/// Whether the URL's host is this machine: `localhost`, 127.0.0.0/8 or `[::1]`.
-#[must_use]
-pub fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
 }
 
 impl SubjectPattern {

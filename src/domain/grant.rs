@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::id::Id;
+use super::identity::Identity;
 use super::name::Name;
 use super::scope::Scopes;
 use super::time::Timestamp;
@@ -106,8 +107,8 @@ pub struct Grant {
     pub version: Version,
     /// What the provider granted.
     pub scopes: Scopes,
-    /// Who the user is at the provider. Empty where it does not tell.
-    pub identity: String,
+    /// Who the user is at the provider.
+    pub identity: Identity,
     /// What the provider said besides; never a secret.
     pub provider_values: BTreeMap<String, String>,
     /// When the user authorized.

@@ -1,6 +1,8 @@
-//! A configured OAuth 2.0 authorization server.
+//! A configured OAuth 2.0 authorization server, and what is known of its endpoints.
 
 use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
 
 use secrecy::SecretString;
 use url::Url;
@@ -8,28 +10,67 @@ use url::Url;
 use super::name::Name;
 use super::scope::Scopes;
 
-/// What the broker knows of a provider: its endpoints and the broker's registration there.
+/// The scope that makes a request one of OpenID Connect (Core section 3.1.2.1).
+pub const OPENID: &str = "openid";
+
+/// What the configuration says of a provider.
 #[derive(Clone)]
 pub struct Provider {
     /// The name that a grant's key takes.
     pub name: Name,
     /// For people.
     pub display_name: String,
-    /// The issuer identifier. Where it is known, `iss` in a redirect must equal it (RFC 9207
-    /// section 2.4).
+    /// The issuer identifier (RFC 8414 section 2).
     pub issuer: Option<String>,
-    /// Where the user's browser goes (RFC 6749 section 3.1).
-    pub authorization_endpoint: Url,
-    /// Where codes and refresh tokens are exchanged (RFC 6749 section 3.2).
-    pub token_endpoint: Url,
-    /// Where tokens are revoked (RFC 7009). Absent: the provider has no way to revoke.
-    pub revocation_endpoint: Option<Url>,
+    /// The endpoints that the configuration names.
+    pub endpoints: Endpoints,
     /// What a revocation ends there besides the token.
     pub revocation_reach: RevocationReach,
     /// The broker's registration.
     pub client: Client,
     /// Asked for where the caller names no scopes.
     pub default_scopes: Scopes,
+    /// Where the name to show for a user stands, in the claims of an ID token or in the answer of
+    /// the userinfo endpoint: a JSON pointer (RFC 6901). Absent: wherever it is usual.
+    pub identity: Option<String>,
+}
+
+/// The endpoints of a provider, as far as they are named. Those that are not come from the
+/// issuer's metadata.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Endpoints {
+    /// Where the user's browser goes (RFC 6749 section 3.1).
+    pub authorization: Option<Url>,
+    /// Where codes and refresh tokens are exchanged (RFC 6749 section 3.2).
+    pub token: Option<Url>,
+    /// Where tokens are revoked (RFC 7009).
+    pub revocation: Option<Url>,
+    /// Who the user is (OpenID Connect Core section 5.3, or the provider's own).
+    pub userinfo: Option<Url>,
+    /// The keys that ID tokens are signed with (RFC 7517).
+    pub jwks: Option<Url>,
+}
+
+/// A provider whose endpoints are known, from its configuration or from its issuer: what it takes
+/// to call it.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// What the configuration says.
+    pub provider: Arc<Provider>,
+    /// Where the user's browser goes.
+    pub authorization_endpoint: Url,
+    /// Where codes and refresh tokens are exchanged.
+    pub token_endpoint: Url,
+    /// Where tokens are revoked. Absent: the provider has no way to revoke.
+    pub revocation_endpoint: Option<Url>,
+    /// Who the user is.
+    pub userinfo_endpoint: Option<Url>,
+    /// The keys that ID tokens are signed with.
+    pub jwks_uri: Option<Url>,
+    /// How the broker proves itself there.
+    pub client_auth: ClientAuth,
+    /// Whether every redirect must carry `iss` (RFC 9207 section 3).
+    pub iss_required: bool,
 }
 
 /// What a revocation ends besides the token that it names. RFC 7009 section 2.1 leaves it to the
@@ -51,7 +92,16 @@ pub struct Client {
     /// The client identifier.
     pub id: String,
     /// How the client proves itself.
-    pub auth: ClientAuth,
+    pub auth: ConfiguredAuth,
+}
+
+/// Client authentication as the configuration has it.
+#[derive(Clone)]
+pub enum ConfiguredAuth {
+    /// One way, whatever the provider says of itself.
+    Fixed(ClientAuth),
+    /// With this secret, in a way that the issuer's metadata offers.
+    Offered(SecretString),
 }
 
 /// Client authentication at the token and revocation endpoints (RFC 6749 section 2.3).
@@ -67,11 +117,73 @@ pub enum ClientAuth {
     None,
 }
 
+impl Provider {
+    /// Whether endpoints are to be learnt from the issuer's metadata.
+    #[must_use]
+    pub fn is_discovered(&self) -> bool {
+        self.issuer.is_some()
+            && (self.endpoints.authorization.is_none() || self.endpoints.token.is_none())
+    }
+
+    /// Whether there may be a way to revoke.
+    #[must_use]
+    pub fn may_revoke(&self) -> bool {
+        self.endpoints.revocation.is_some() || self.is_discovered()
+    }
+
+    /// The provider with the endpoints of its configuration. Absent where they are not all there.
+    #[must_use]
+    pub fn server(self: &Arc<Self>) -> Option<Server> {
+        let Endpoints { authorization, token, revocation, userinfo, jwks } = self.endpoints.clone();
+        Some(Server {
+            provider: Arc::clone(self),
+            authorization_endpoint: authorization?,
+            token_endpoint: token?,
+            revocation_endpoint: revocation,
+            userinfo_endpoint: userinfo,
+            jwks_uri: jwks,
+            client_auth: match &self.client.auth {
+                ConfiguredAuth::Fixed(auth) => auth.clone(),
+                // The default of RFC 8414 section 2, where no metadata says otherwise.
+                ConfiguredAuth::Offered(secret) => ClientAuth::Basic(secret.clone()),
+            },
+            iss_required: false,
+        })
+    }
+}
+
+impl Deref for Server {
+    type Target = Provider;
+
+    fn deref(&self) -> &Provider {
+        &self.provider
+    }
+}
+
+impl Server {
+    /// Whether ID tokens of this provider can be checked, and so are asked for and relied upon.
+    #[must_use]
+    pub fn checks_id_tokens(&self) -> bool {
+        self.issuer.is_some() && self.jwks_uri.is_some()
+    }
+}
+
 impl fmt::Debug for Provider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Provider")
             .field("name", &self.name)
-            .field("token_endpoint", &self.token_endpoint.as_str())
+            .field("issuer", &self.issuer)
+            .field("endpoints", &self.endpoints)
             .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ClientAuth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Basic(_) => "client_secret_basic",
+            Self::Post(_) => "client_secret_post",
+            Self::None => "none",
+        })
     }
 }

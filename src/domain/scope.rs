@@ -66,6 +66,12 @@ impl Scopes {
         self.0.difference(&granted.0).cloned().collect()
     }
 
+    /// Whether this scope is among them.
+    #[must_use]
+    pub fn contains(&self, scope: &str) -> bool {
+        self.0.contains(scope)
+    }
+
     /// Whether there is no scope.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -118,6 +118,8 @@ pub struct TokenSet {
     pub refresh_token: Option<SecretString>,
     /// When the refresh token expires. Absent: the provider did not say.
     pub refresh_expires_at: Option<Timestamp>,
+    /// Who the user is, as the provider has signed it (OpenID Connect Core section 2).
+    pub id_token: Option<SecretString>,
     /// What the provider said besides; never a secret.
     pub provider_values: BTreeMap<String, String>,
 }

@@ -361,7 +361,7 @@ pub(super) fn grant(grant: &Grant) -> proto::Grant {
         refresh_time: Some(timestamp(grant.issued_at)),
         expire_time: grant.expires_at.map(timestamp),
         refreshable: grant.refreshable,
-        identity: grant.identity.clone(),
+        identity: grant.identity.name.clone(),
         provider_values: grant.provider_values.clone(),
     }
 }

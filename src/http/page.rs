@@ -148,6 +148,12 @@ pub(super) fn problem(problem: &Problem) -> Response {
                 .say("Ask the bot in your chat for a new link and try again later."),
             StatusCode::BAD_GATEWAY,
         ),
+        Problem::ProviderAway { provider } => (
+            Page::new("The provider does not answer")
+                .say(format!("{provider} cannot be reached at the moment."))
+                .say("Reload this page in a minute."),
+            StatusCode::BAD_GATEWAY,
+        ),
         Problem::Failed { description } => {
             (Page::new("It did not work").say(description.clone()), StatusCode::BAD_REQUEST)
         }

@@ -17,7 +17,7 @@ use url::Url;
 
 use super::error::ProviderError;
 use super::http::Http;
-use crate::domain::provider::{ClientAuth, Provider};
+use crate::domain::provider::{ClientAuth, Server};
 use crate::domain::token::RawAnswer;
 
 /// A client of the oauth2 crate that knows its token endpoint.
@@ -37,12 +37,12 @@ impl Http {
     /// [`ProviderError`] where there is no 2xx.
     pub async fn exchange_code(
         &self,
-        provider: &Provider,
+        server: &Server,
         code: &SecretString,
         verifier: String,
         redirect_uri: &Url,
     ) -> Result<RawAnswer, ProviderError> {
-        let client = client(provider).set_redirect_uri(RedirectUrl::from_url(redirect_uri.clone()));
+        let client = client(server).set_redirect_uri(RedirectUrl::from_url(redirect_uri.clone()));
         let capture = Capture::default();
         let unsent = client
             .exchange_code(AuthorizationCode::new(code.expose_secret().to_owned()))
@@ -60,11 +60,11 @@ impl Http {
     /// [`ProviderError`] where there is no 2xx.
     pub async fn refresh(
         &self,
-        provider: &Provider,
+        server: &Server,
         refresh_token: &SecretString,
     ) -> Result<RawAnswer, ProviderError> {
         let capture = Capture::default();
-        let unsent = client(provider)
+        let unsent = client(server)
             .exchange_refresh_token(&RefreshToken::new(refresh_token.expose_secret().to_owned()))
             .request_async(&|request| capture.take(request))
             .await;
@@ -73,11 +73,11 @@ impl Http {
     }
 }
 
-pub(super) fn client(provider: &Provider) -> Client {
-    let client = BasicClient::new(ClientId::new(provider.client.id.clone()))
-        .set_token_uri(TokenUrl::from_url(provider.token_endpoint.clone()));
+pub(super) fn client(server: &Server) -> Client {
+    let client = BasicClient::new(ClientId::new(server.client.id.clone()))
+        .set_token_uri(TokenUrl::from_url(server.token_endpoint.clone()));
     let secret = |secret: &SecretString| ClientSecret::new(secret.expose_secret().to_owned());
-    match &provider.client.auth {
+    match &server.client_auth {
         ClientAuth::Basic(value) => {
             client.set_auth_type(AuthType::BasicAuth).set_client_secret(secret(value))
         }

@@ -1,12 +1,16 @@
 //! One HTTP call to a provider: no redirect, a limit on the whole time and on the size.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Request, StatusCode};
-use secrecy::SecretSlice;
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
+use serde_json::Value;
+use url::Url;
 
+use super::egress::Egress;
 use super::error::{OAuthError, ProviderError};
 use super::response;
 use crate::domain::token::RawAnswer;
@@ -27,6 +31,7 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 pub struct Http {
     client: reqwest::Client,
     timeout: Duration,
+    egress: Arc<Egress>,
 }
 
 impl Http {
@@ -35,8 +40,8 @@ impl Http {
     /// # Errors
     ///
     /// [`reqwest::Error`] where TLS cannot be set up.
-    pub fn new() -> Result<Self, reqwest::Error> {
-        Self::with_timeout(TIMEOUT)
+    pub fn new(egress: Egress) -> Result<Self, reqwest::Error> {
+        Self::with_timeout(egress, TIMEOUT)
     }
 
     /// A client with another limit on the whole time, for tests of the limit.
@@ -44,7 +49,8 @@ impl Http {
     /// # Errors
     ///
     /// [`reqwest::Error`] where TLS cannot be set up.
-    pub fn with_timeout(timeout: Duration) -> Result<Self, reqwest::Error> {
+    pub fn with_timeout(egress: Egress, timeout: Duration) -> Result<Self, reqwest::Error> {
+        let egress = Arc::new(egress);
         // Fails where a provider has been installed already, which then serves.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder()
@@ -53,10 +59,11 @@ impl Http {
             // Nor is a proxy taken from the environment: codes and secrets go where the
             // configuration says.
             .no_proxy()
+            .dns_resolver(egress.resolver())
             .connect_timeout(CONNECT_TIMEOUT)
             .user_agent(concat!("token-broker/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        Ok(Self { client, timeout })
+        Ok(Self { client, timeout, egress })
     }
 
     /// Sends a request and reads a token answer: whatever a 2xx carries, for its body may be the
@@ -84,6 +91,36 @@ impl Http {
         }
     }
 
+    /// Gets a document in JSON: metadata, keys, or who a user is. Absent where there is none, which
+    /// a 4xx or a redirect says, or something that is no JSON.
+    pub(super) async fn json(
+        &self,
+        url: &Url,
+        bearer: Option<&SecretString>,
+    ) -> Result<Option<Value>, ProviderError> {
+        let mut request = Request::get(url.as_str()).header(ACCEPT, "application/json");
+        if let Some(token) = bearer {
+            let value = format!("Bearer {}", token.expose_secret());
+            let mut value = HeaderValue::try_from(value)
+                .map_err(|_| ProviderError::NotSent("the token is no header value".to_owned()))?;
+            value.set_sensitive(true);
+            request = request.header(AUTHORIZATION, value);
+        }
+        let request = request
+            .body(Vec::new())
+            .map_err(|_| ProviderError::NotSent("the endpoint is no URL".to_owned()))?;
+        let (status, _, body) = self.send(request).await?;
+        if !status.is_success() {
+            return Ok(None);
+        }
+        Ok(serde_json::from_slice(&body).ok())
+    }
+
+    /// Whether a URL may be connected to, as far as its host tells without being resolved.
+    pub(super) fn egress(&self) -> &Egress {
+        &self.egress
+    }
+
     /// Sends a request. A 5xx or 429 is an error; any other status is for the caller.
     pub(super) async fn send(
         &self,
@@ -100,6 +137,9 @@ impl Http {
     ) -> Result<(StatusCode, String, Bytes), ProviderError> {
         let request = reqwest::Request::try_from(request)
             .map_err(|_| ProviderError::NotSent("the endpoint is no URL".to_owned()))?;
+        self.egress
+            .check(request.url())
+            .map_err(|forbidden| ProviderError::NotSent(forbidden.to_string()))?;
         // Errors are told without their URL, which may hold a secret parameter.
         let mut answer = self.client.execute(request).await.map_err(|error| {
             let text = describe(&error);

@@ -67,6 +67,7 @@ pub fn read(answer: &RawAnswer, context: Context<'_>) -> Result<TokenSet, Unusab
         },
         refresh_token,
         refresh_expires_at: ends(refresh_lifetime),
+        id_token: fields.secret("id_token"),
         provider_values: BTreeMap::new(),
     })
 }

@@ -8,7 +8,7 @@ use super::error::{OAuthError, ProviderError};
 use super::exchange::{Capture, client};
 use super::http::Http;
 use super::response;
-use crate::domain::provider::Provider;
+use crate::domain::provider::Server;
 use crate::domain::token::{RawAnswer, TokenKind};
 
 impl Http {
@@ -20,11 +20,11 @@ impl Http {
     /// [`ProviderError`] where the provider has not confirmed.
     pub async fn revoke(
         &self,
-        provider: &Provider,
+        server: &Server,
         kind: TokenKind,
         token: &SecretString,
     ) -> Result<(), ProviderError> {
-        let Some(endpoint) = &provider.revocation_endpoint else {
+        let Some(endpoint) = &server.revocation_endpoint else {
             return Err(ProviderError::Odd("no revocation endpoint".to_owned()));
         };
         let value = token.expose_secret().to_owned();
@@ -37,7 +37,7 @@ impl Http {
         // loopback. It is given a stand-in; the request then goes to the configured endpoint.
         let stand_in =
             RevocationUrl::new("https://revocation.invalid/".to_owned()).expect("a constant URL");
-        let client = client(provider).set_revocation_url(stand_in);
+        let client = client(server).set_revocation_url(stand_in);
         let request = client
             .revoke_token(token)
             .map_err(|error| ProviderError::NotSent(error.to_string()))?;

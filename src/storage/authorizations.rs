@@ -16,6 +16,7 @@ use crate::domain::authorization::{
 };
 use crate::domain::grant::{GrantKey, Subject};
 use crate::domain::id::Id;
+use crate::domain::identity::Identity;
 use crate::domain::name::Name;
 use crate::domain::scope::Scopes;
 use crate::domain::time::{Timestamp, millis};
@@ -58,6 +59,17 @@ pub struct Seen {
     pub code_hash: Option<Vec<u8>>,
     /// When it was read, on the database's clock.
     pub now: Timestamp,
+}
+
+/// What came back for a code.
+#[derive(Debug, Clone, Copy)]
+pub struct Answered<'a> {
+    /// The token answer.
+    pub answer: &'a RawAnswer,
+    /// Who consented.
+    pub identity: &'a Identity,
+    /// When the code was sent: lifetimes in the answer count from then.
+    pub exchanged_at: Timestamp,
 }
 
 /// What became of a redirect that was to be exchanged.
@@ -142,6 +154,8 @@ impl Storage {
             confirmation_code_hash: Set(None),
             confirmation_attempts: Set(0),
             quarantine: Set(None),
+            identity: Set(None),
+            sub: Set(None),
             exchanged_at: Set(None),
             link_expires_at: Set(link_expires_at.millis()),
             expires_at: Set((link_expires_at + REDIRECT_GRACE).millis()),
@@ -345,6 +359,28 @@ impl Storage {
         Ok(ended.rows_affected > 0)
     }
 
+    /// Seals a token answer before it is understood: it may be the only copy. Where the process ends
+    /// now, the sweep disposes of its tokens. False where the authorization was cancelled meanwhile;
+    /// then nothing is stored.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`]; then the answer is still to be stored.
+    pub async fn hold_answer(
+        &self,
+        authorization: &Authorization,
+        answer: &RawAnswer,
+    ) -> Result<bool, StorageError> {
+        let sealed = self.seal_answer(place(authorization), answer);
+        let _turn = self.turn().await;
+        let held = authorizations::Entity::update_many()
+            .col_expr(authorizations::Column::Quarantine, Expr::value(sealed))
+            .filter(in_state(authorization.id, &[EXCHANGING]))
+            .exec(&self.db)
+            .await?;
+        Ok(held.rows_affected > 0)
+    }
+
     /// Stores a token answer, sealed, until the code from the result page arrives. Where the
     /// authorization was cancelled meanwhile, its tokens are disposed of and this is false.
     ///
@@ -354,17 +390,19 @@ impl Storage {
     pub async fn quarantine(
         &self,
         authorization: &Authorization,
-        answer: &RawAnswer,
+        answered: Answered<'_>,
         code_hash: &[u8],
         confirmation_ttl: Duration,
-        exchanged_at: Timestamp,
         disposal: &Disposal<'_>,
     ) -> Result<bool, StorageError> {
+        let Answered { answer, identity, exchanged_at } = answered;
         let sealed = self.seal_answer(place(authorization), answer);
         let write = self.begin().await?;
         let stored = authorizations::Entity::update_many()
             .col_expr(authorizations::Column::State, Expr::value(AWAITING))
             .col_expr(authorizations::Column::Quarantine, Expr::value(sealed))
+            .col_expr(authorizations::Column::Identity, Expr::value(identity.name.as_str()))
+            .col_expr(authorizations::Column::Sub, Expr::value(identity.sub.clone()))
             .col_expr(authorizations::Column::ConfirmationCodeHash, Expr::value(code_hash.to_vec()))
             .col_expr(
                 authorizations::Column::ExpiresAt,

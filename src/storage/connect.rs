@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sea_orm::sea_query::Query;
+use sea_orm::sqlx::postgres::PgConnectOptions;
 use sea_orm::sqlx::sqlite::SqliteConnectOptions;
-use sea_orm::{ConnectOptions, ConnectionTrait, Database};
+use sea_orm::sqlx::{self, PgConnection};
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DbErr, RuntimeErr};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
 
@@ -120,8 +122,13 @@ impl Storage {
         }
         settings.create_file();
         let db = Database::connect(options).await?;
+        let server = match is_sqlite {
+            true => None,
+            false => Some(Server::parse(settings.url.expose_secret())?),
+        };
         Ok(Self {
             db,
+            server,
             clock: settings.clock.clone(),
             keyring,
             random,
@@ -155,6 +162,28 @@ impl Storage {
         Ok(self)
     }
 
+    /// Tries a connection of its own, for the reason why a server cannot be used: the pool knows no
+    /// more than that none came in time.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfReach`] with the place and the reason.
+    pub async fn reach(&self) -> Result<(), OutOfReach> {
+        use sea_orm::sqlx::Connection as _;
+
+        let Some(server) = &self.server else { return Ok(()) };
+        let opened = PgConnection::connect_with(&server.0);
+        let opened = match tokio::time::timeout(ACQUIRE_TIMEOUT, opened).await {
+            Ok(Ok(connection)) => connection.close().await,
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
+        };
+        opened.map_err(|error| {
+            let error = DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error)));
+            OutOfReach { place: server.place(), error: error.into() }
+        })
+    }
+
     /// The time on the database's clock; also tells whether the database answers.
     ///
     /// # Errors
@@ -179,6 +208,38 @@ impl Storage {
     pub async fn close(&self) -> Result<(), StorageError> {
         Ok(self.db.close_by_ref().await?)
     }
+}
+
+/// Where PostgreSQL is.
+pub(super) struct Server(PgConnectOptions);
+
+impl Server {
+    fn parse(url: &str) -> Result<Self, DbErr> {
+        let wrong = |error| DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error)));
+        url.parse().map(Self).map_err(wrong)
+    }
+
+    /// For people; without the password.
+    fn place(&self) -> String {
+        let database = self.0.get_database().unwrap_or_else(|| self.0.get_username());
+        match self.0.get_socket() {
+            Some(socket) => format!("PostgreSQL at {}, database {database}", socket.display()),
+            None => {
+                let (host, port) = (self.0.get_host(), self.0.get_port());
+                format!("PostgreSQL at {host}:{port}, database {database}")
+            }
+        }
+    }
+}
+
+/// Why a database server cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{place}: {error}")]
+pub struct OutOfReach {
+    /// Which server and database.
+    pub place: String,
+    /// What it, or the network, says.
+    pub error: StorageError,
 }
 
 /// The file of an SQLite URL, as the driver reads it. Absent for a database in memory, and for

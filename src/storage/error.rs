@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sea_orm::{DbErr, RuntimeErr, SqlErr};
+use sea_orm::{DbErr, RuntimeErr, SqlErr, sqlx};
 
 use crate::crypto::keyring::OpenError;
 
@@ -55,22 +55,26 @@ impl StorageError {
             if matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))))
     }
 
-    /// Whether the database cannot be reached, as against a statement that it refused.
+    /// Whether the database is not there, or not yet, as against one that refuses the service or a
+    /// statement.
     #[must_use]
     pub fn is_out_of_reach(&self) -> bool {
         let Self::Database(error) = self else { return false };
-        match &**error {
-            DbErr::Conn(_) | DbErr::ConnectionAcquire(_) => true,
-            DbErr::Exec(RuntimeErr::SqlxError(error))
-            | DbErr::Query(RuntimeErr::SqlxError(error)) => {
-                match error.as_database_error().and_then(|error| error.code()) {
-                    // Class 08, connection exceptions; class 53, insufficient resources; 57P01 to
-                    // 57P03, the server is going or coming.
-                    Some(code) => ["08", "53", "57P"].iter().any(|class| code.starts_with(class)),
-                    None => true,
-                }
+        let error = match &**error {
+            DbErr::ConnectionAcquire(_) => return true,
+            DbErr::Conn(RuntimeErr::SqlxError(error))
+            | DbErr::Exec(RuntimeErr::SqlxError(error))
+            | DbErr::Query(RuntimeErr::SqlxError(error)) => error,
+            _ => return false,
+        };
+        match (&**error, error.as_database_error().and_then(|error| error.code())) {
+            // Class 08, connection exceptions; class 53, insufficient resources; 57P01 to 57P03,
+            // the server is going or coming; 3D000, the database is still to be created.
+            (_, Some(code)) => {
+                ["08", "53", "57P", "3D000"].iter().any(|class| code.starts_with(class))
             }
-            _ => false,
+            (sqlx::Error::Configuration(_) | sqlx::Error::Tls(_), None) => false,
+            (_, None) => true,
         }
     }
 

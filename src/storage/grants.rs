@@ -16,6 +16,7 @@ use super::{Storage, StorageError, Write, rows};
 use crate::crypto::sealed::Place;
 use crate::domain::grant::{Grant, GrantKey};
 use crate::domain::id::Id;
+use crate::domain::identity::Identity;
 use crate::domain::time::Timestamp;
 use crate::domain::token::{AccessToken, TokenSet};
 
@@ -118,7 +119,7 @@ impl Storage {
         write: &Write,
         key: &GrantKey,
         tokens: &TokenSet,
-        identity: &str,
+        identity: &Identity,
     ) -> Result<Grant, StorageError> {
         let mut find = grants::Entity::find().filter(of_key(key));
         QuerySelect::query(&mut find).lock(LockType::Update);
@@ -144,7 +145,8 @@ impl Storage {
             generation: Set(generation),
             token_version: Set(token_version),
             scopes: Set(access.scopes.to_string()),
-            identity: Set(identity.to_owned()),
+            identity: Set(identity.name.clone()),
+            sub: Set(identity.sub.clone()),
             provider_values: Set(convert::json(&tokens.provider_values)),
             issued_at: Set(access.issued_at.millis()),
             expires_at: Set(access.expires_at.map(Timestamp::millis)),

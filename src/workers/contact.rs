@@ -45,20 +45,15 @@ pub async fn run(
     };
     prepared?;
     loop {
-        let answers = match tokio::time::timeout(PATIENCE, broker.storage().now()).await {
-            Ok(Ok(_)) => true,
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "storage does not answer");
-                false
-            }
-            Err(_) => false,
-        };
+        let answers =
+            matches!(tokio::time::timeout(PATIENCE, broker.storage().now()).await, Ok(Ok(_)));
         let changed =
             contact.send_if_modified(|before| std::mem::replace(before, answers) != answers);
         if changed && answers {
             tracing::info!("storage answers");
         } else if changed {
-            tracing::error!("storage does not answer");
+            let reason = broker.storage().reach().await.err().map(|away| away.to_string());
+            tracing::error!(error = reason, "storage does not answer");
         }
         tokio::select! {
             () = tokio::time::sleep(PAUSE) => {}
@@ -71,10 +66,25 @@ async fn prepare(broker: &Broker, schema: Schema) -> Result<(), String> {
     let storage = broker.storage();
     let mut said: Option<Instant> = None;
     loop {
+        if schema == Schema::Ready {
+            return Ok(());
+        }
+        // The pool would wait for long, and not know why.
+        match storage.reach().await {
+            Ok(()) => {}
+            Err(away) if away.error.is_out_of_reach() => {
+                if said.is_none_or(|at| at.elapsed() >= SAY_AGAIN) {
+                    tracing::warn!(error = %away, "waiting for the database");
+                    said = Some(Instant::now());
+                }
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+            Err(refused) => return Err(format!("cannot use the database: {refused}")),
+        }
         let tried = match schema {
-            Schema::Ready => return Ok(()),
             Schema::Apply => storage.migrate().await.map(|()| 0),
-            Schema::Expect => storage.migration_status().await.map(|status| status.pending.len()),
+            _ => storage.migration_status().await.map(|status| status.pending.len()),
         };
         match tried {
             Ok(0) => return Ok(()),
@@ -84,13 +94,8 @@ async fn prepare(broker: &Broker, schema: Schema) -> Result<(), String> {
                      FILE`, or set database.migrate = true"
                 ));
             }
-            Err(error) if error.is_out_of_reach() => {
-                if said.is_none_or(|at| at.elapsed() >= SAY_AGAIN) {
-                    tracing::warn!(%error, "waiting for the database");
-                    said = Some(Instant::now());
-                }
-                tokio::time::sleep(PAUSE).await;
-            }
+            // It went away in the middle.
+            Err(error) if error.is_out_of_reach() => tokio::time::sleep(PAUSE).await,
             Err(error) => return Err(format!("cannot see to the database's schema: {error}")),
         }
     }

@@ -4,17 +4,18 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use super::identify::{Exchanged, Unidentified};
 use super::{Attempt, Landing, Problem, Start, landing_of_final, unavailable};
 use crate::broker::Broker;
 use crate::domain::authorization::{Failure, State};
 use crate::domain::bot::Confirmation;
 use crate::domain::grant::GrantKey;
-use crate::domain::provider::Provider;
+use crate::domain::provider::{Provider, Server};
 use crate::domain::time::Timestamp;
 use crate::domain::token::RawAnswer;
 use crate::provider::response::{self, Context};
 use crate::provider::{INVALID_RESPONSE, OAuthError, ProviderError};
-use crate::storage::{Begun, Seen};
+use crate::storage::{Answered, Begun, Seen};
 
 /// How long a revocation under way is waited for: as long as one call may take.
 const REVOCATION_WAIT: Duration = crate::provider::http::TIMEOUT;
@@ -26,7 +27,7 @@ impl Broker {
         &self,
         seen: Seen,
         attempt: &Attempt<'_>,
-        provider: &Provider,
+        server: &Server,
         start: &Start<'_>,
         code: &SecretString,
     ) -> Result<Landing, Problem> {
@@ -35,23 +36,24 @@ impl Broker {
         let begun = self.storage.begin_exchange(id, &attempt.salt).await;
         let exchanged_at = match begun.map_err(|error| unavailable(error.into()))? {
             Begun::Now(at) => at,
-            Begun::Before => return self.landing_again(id, start, provider).await,
+            Begun::Before => return self.landing_again(id, start, server).await,
             Begun::Closed => {
                 let seen = self.seen(id).await?.ok_or(Problem::UnknownRedirect)?;
                 return match seen.state() {
                     State::Exchanging | State::AwaitingConfirmation => {
                         Err(Problem::UsedRedirect { start: None })
                     }
-                    _ => Ok(landing_of_final(&seen, provider)),
+                    _ => Ok(landing_of_final(&seen, server)),
                 };
             }
         };
         self.let_revocations_end(&seen.authorization.key).await;
-        let redirect_uri = self.redirect_uri(provider);
-        let answer = self.http.exchange_code(provider, code, start.verifier(), &redirect_uri).await;
+        let redirect_uri = self.redirect_uri(server);
+        let http = self.providers.http();
+        let answer = http.exchange_code(server, code, start.verifier(), &redirect_uri).await;
         match answer {
-            Ok(answer) => self.store_answer(seen, provider, start, answer, exchanged_at).await,
-            Err(error) => self.end_failed(&seen, provider, &error).await,
+            Ok(answer) => self.store_answer(seen, server, start, answer, exchanged_at).await,
+            Err(error) => self.end_failed(&seen, server, &error).await,
         }
     }
 
@@ -71,7 +73,7 @@ impl Broker {
     async fn store_answer(
         &self,
         seen: Seen,
-        provider: &Provider,
+        server: &Server,
         start: &Start<'_>,
         answer: RawAnswer,
         exchanged_at: Timestamp,
@@ -83,30 +85,36 @@ impl Broker {
             Err(unusable) => {
                 tracing::warn!(reason = unusable.reason, "the token answer cannot be used");
                 let error = unusable.error.unwrap_or_else(|| OAuthError::new(INVALID_RESPONSE));
-                let error = ProviderError::Refused { status: 200, error };
-                let landing = self.end_failed(&seen, provider, &error).await;
-                self.discard(&seen, provider, &answer, exchanged_at).await?;
-                return landing;
+                return self.give_up(&seen, server, &answer, exchanged_at, error).await;
             }
         };
-        let disposal = self.disposal(&provider.name);
+        let exchanged = Exchanged { answer: &answer, tokens: &tokens, at: exchanged_at };
+        let identity = match self.identify(authorization, server, start, exchanged).await {
+            Ok(identity) => identity,
+            Err(Unidentified::Cancelled) => {
+                self.discard(&seen, server, &answer, exchanged_at).await?;
+                return Err(Problem::EndedLink);
+            }
+            Err(Unidentified::Rejected(error)) => {
+                return self.give_up(&seen, server, &answer, exchanged_at, error).await;
+            }
+            Err(Unidentified::Storage(error)) => return Err(unavailable(error.into())),
+        };
+        let disposal = self.disposal(&server.name);
         let stored = match self.confirmation_of(&authorization.bot) {
             Confirmation::Code => {
                 let code_hash = start.confirmation_code_hash();
                 self.until_stored("a token answer", || {
-                    self.storage.quarantine(
-                        authorization,
-                        &answer,
-                        &code_hash,
-                        self.settings.confirmation_ttl,
-                        exchanged_at,
-                        &disposal,
-                    )
+                    let answered = Answered { answer: &answer, identity: &identity, exchanged_at };
+                    let ttl = self.settings.confirmation_ttl;
+                    self.storage.quarantine(authorization, answered, &code_hash, ttl, &disposal)
                 })
                 .await
             }
             Confirmation::None => self
-                .until_stored("a grant", || self.storage.authorize(authorization, &tokens, &[]))
+                .until_stored("a grant", || {
+                    self.storage.authorize(authorization, &tokens, &identity, &[])
+                })
                 .await
                 .map(|grant| grant.is_some()),
         };
@@ -114,16 +122,31 @@ impl Broker {
         if !stored.map_err(|error| unavailable(error.into()))? {
             // Cancelled while the provider was answering; a quarantine has seen to its answer.
             if unconfirmed {
-                self.discard(&seen, provider, &answer, exchanged_at).await?;
+                self.discard(&seen, server, &answer, exchanged_at).await?;
             }
             return Err(Problem::EndedLink);
         }
         tracing::info!(authorization.id = %authorization.id, "code exchanged");
         let seen = self.seen(authorization.id).await?.ok_or(Problem::UnknownRedirect)?;
         match seen.state() {
-            State::AwaitingConfirmation => Ok(self.confirm_landing(&seen, start, provider)),
-            _ => Ok(landing_of_final(&seen, provider)),
+            State::AwaitingConfirmation => Ok(self.confirm_landing(&seen, start, server)),
+            _ => Ok(landing_of_final(&seen, server)),
         }
+    }
+
+    /// Ends an authorization whose answer cannot be used, and sees to its tokens.
+    async fn give_up(
+        &self,
+        seen: &Seen,
+        server: &Server,
+        answer: &RawAnswer,
+        exchanged_at: Timestamp,
+        error: OAuthError,
+    ) -> Result<Landing, Problem> {
+        let error = ProviderError::Refused { status: 200, error };
+        let landing = self.end_failed(seen, server, &error).await;
+        self.discard(seen, server, answer, exchanged_at).await?;
+        landing
     }
 
     /// Sees to the tokens of an answer that nobody will use.

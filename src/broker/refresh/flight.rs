@@ -12,7 +12,7 @@ use super::super::lend::reauthorization;
 use super::{Broker, BrokerError, refusal};
 use crate::domain::grant::Grant;
 use crate::domain::id::Id;
-use crate::domain::provider::Provider;
+use crate::domain::provider::Server;
 use crate::provider::http::TIMEOUT;
 use crate::storage::{Held, LEASE, Lease};
 use crate::telemetry;
@@ -138,12 +138,20 @@ enum Claim {
 
 impl Broker {
     async fn fly(&self, grant: Grant) -> Outcome {
-        let provider = self.providers.get(&grant.key.provider).ok_or_else(|| {
-            BrokerError::ProviderNotAllowed { provider: grant.key.provider.clone() }
-        })?;
+        let name = &grant.key.provider;
+        let provider = self
+            .providers
+            .get(name.as_str())
+            .ok_or_else(|| BrokerError::ProviderNotAllowed { provider: name.clone() })?;
+        // Before the claim: nothing is under way yet that could be lost.
+        let server = self
+            .providers
+            .server(provider)
+            .await
+            .map_err(|error| BrokerError::from_provider(name, &error))?;
         match self.claim(&grant).await? {
             Claim::Done(held) => Ok(*held),
-            Claim::Mine(lease, claimed) => self.send(grant, provider, lease, claimed).await,
+            Claim::Mine(lease, claimed) => self.send(grant, &server, lease, claimed).await,
         }
     }
 
@@ -171,13 +179,7 @@ impl Broker {
 
     /// Sends the refresh token, once, and settles what comes back. `began` is from before the
     /// lease was claimed.
-    async fn send(
-        &self,
-        grant: Grant,
-        provider: &Provider,
-        lease: Lease,
-        began: Uptime,
-    ) -> Outcome {
+    async fn send(&self, grant: Grant, server: &Server, lease: Lease, began: Uptime) -> Outcome {
         let stays = lease.intent_was_open;
         let Some(refresh_token) = &lease.refresh_token else {
             self.storage.release(&grant, lease.owner, stays, None, "no refresh token").await?;
@@ -188,9 +190,9 @@ impl Broker {
             self.storage.release(&grant, lease.owner, stays, None, "too late to send").await?;
             return Err(BrokerError::Overloaded);
         }
-        let answer = self.http.refresh(provider, refresh_token).await;
+        let answer = self.providers.http().refresh(server, refresh_token).await;
         self.flights.close_boarding(grant.id);
-        self.settle(&grant, provider, &lease, answer).await
+        self.settle(&grant, server, &lease, answer).await
     }
 }
 

@@ -7,26 +7,29 @@ use secrecy::SecretString;
 use super::super::lend::reauthorization;
 use super::{Broker, BrokerError};
 use crate::domain::grant::{Grant, GrantState};
-use crate::domain::provider::Provider;
+use crate::domain::provider::Server;
 use crate::domain::token::{RawAnswer, TokenSet};
 use crate::provider::response::{self, Context, Unusable};
-use crate::provider::{INVALID_RESPONSE, OAuthError, ProviderError};
+use crate::provider::{INVALID_RESPONSE, OAuthError, ProviderError, id_token};
 use crate::storage::{Committed, Held, Lease};
 
 /// The longest that failures put a refresh off.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5 * 60);
 
+/// What is written down where an ID token was another user's.
+const ANOTHER_USER: &str = "another_user";
+
 impl Broker {
     pub(super) async fn settle(
         &self,
         grant: &Grant,
-        provider: &Provider,
+        server: &Server,
         lease: &Lease,
         answer: Result<RawAnswer, ProviderError>,
     ) -> Result<Held, BrokerError> {
-        match self.read_answer(grant, provider, lease, answer).await? {
-            Read::Tokens(tokens) => self.commit(grant, provider, &tokens).await,
-            Read::DeadRefreshToken => self.refused(grant, provider, lease).await,
+        match self.read_answer(grant, server, lease, answer).await? {
+            Read::Tokens(tokens) => self.commit(grant, server, &tokens).await,
+            Read::DeadRefreshToken => self.refused(grant, server, lease).await,
         }
     }
 
@@ -35,7 +38,7 @@ impl Broker {
     async fn read_answer(
         &self,
         grant: &Grant,
-        provider: &Provider,
+        server: &Server,
         lease: &Lease,
         answer: Result<RawAnswer, ProviderError>,
     ) -> Result<Read, BrokerError> {
@@ -44,11 +47,17 @@ impl Broker {
             Err(ProviderError::Refused { error, .. }) if error.is_invalid_grant() => {
                 return Ok(Read::DeadRefreshToken);
             }
-            Err(error) => return Err(self.failed(grant, provider, lease, &error).await?),
+            Err(error) => return Err(self.failed(grant, server, lease, &error).await?),
         };
         let context = Context { scopes: &grant.scopes, issued_at: lease.claimed_at };
         match response::read(&answer, context) {
             Ok(mut tokens) => {
+                let before = grant.identity.sub.as_deref().zip(tokens.id_token.as_ref());
+                let other = before.and_then(|(sub, token)| id_token::mismatch(server, token, sub));
+                if let Some(reason) = other {
+                    tracing::error!(reason, "the provider refreshed another user's tokens");
+                    return Err(self.commit_foreign(grant, server, &answer, &tokens).await?);
+                }
                 never_widened(&mut tokens, grant);
                 Ok(Read::Tokens(tokens))
             }
@@ -57,9 +66,9 @@ impl Broker {
                     return Ok(Read::DeadRefreshToken);
                 }
                 let error = ProviderError::Refused { status: 200, error };
-                Err(self.failed(grant, provider, lease, &error).await?)
+                Err(self.failed(grant, server, lease, &error).await?)
             }
-            Err(unusable) => Err(self.commit_partial(grant, provider, &answer, unusable).await?),
+            Err(unusable) => Err(self.commit_partial(grant, server, &answer, unusable).await?),
         }
     }
 
@@ -67,10 +76,10 @@ impl Broker {
     async fn commit(
         &self,
         grant: &Grant,
-        provider: &Provider,
+        server: &Server,
         tokens: &TokenSet,
     ) -> Result<Held, BrokerError> {
-        let disposal = self.disposal(&provider.name);
+        let disposal = self.disposal(&server.name);
         let committed = self
             .until_stored("a refreshed token", || {
                 self.storage.commit_refresh(grant, tokens, &disposal)
@@ -88,12 +97,12 @@ impl Broker {
     async fn commit_partial(
         &self,
         grant: &Grant,
-        provider: &Provider,
+        server: &Server,
         answer: &RawAnswer,
         unusable: Unusable,
     ) -> Result<BrokerError, BrokerError> {
         tracing::warn!(reason = unusable.reason, "the provider's answer cannot be used whole");
-        let disposal = self.disposal(&provider.name);
+        let disposal = self.disposal(&server.name);
         let wait = self.backoff(grant.failures, None);
         let refresh_token = unusable.refresh_token.as_ref();
         let error = unusable.error.unwrap_or_else(|| OAuthError::new(INVALID_RESPONSE));
@@ -103,14 +112,32 @@ impl Broker {
             self.storage.commit_partial(grant, answer, refresh_token, wait, &record, &disposal)
         })
         .await?;
-        Ok(BrokerError::from_provider(&provider.name, &error))
+        Ok(BrokerError::from_provider(&server.name, &error))
+    }
+
+    /// Keeps, sealed, what is somebody else's (OpenID Connect Core section 12.2), and flags the
+    /// grant: its tokens are revoked with it, and never lent.
+    async fn commit_foreign(
+        &self,
+        grant: &Grant,
+        server: &Server,
+        answer: &RawAnswer,
+        tokens: &TokenSet,
+    ) -> Result<BrokerError, BrokerError> {
+        let disposal = self.disposal(&server.name);
+        let refresh_token = tokens.refresh_token.as_ref();
+        self.until_stored("another user's tokens", || {
+            self.storage.commit_foreign(grant, answer, refresh_token, ANOTHER_USER, &disposal)
+        })
+        .await?;
+        Ok(reauthorization(&grant.key))
     }
 
     /// Gives the lease back after a failure, with the time until the next try.
     async fn failed(
         &self,
         grant: &Grant,
-        provider: &Provider,
+        server: &Server,
         lease: &Lease,
         error: &ProviderError,
     ) -> Result<BrokerError, BrokerError> {
@@ -121,7 +148,7 @@ impl Broker {
         self.storage
             .release(grant, lease.owner, intent_stays, Some(wait), &error.to_record())
             .await?;
-        let told = BrokerError::from_provider(&provider.name, error);
+        let told = BrokerError::from_provider(&server.name, error);
         Ok(match told {
             BrokerError::ProviderUnavailable { provider, .. } => {
                 BrokerError::ProviderUnavailable { provider, retry_after: wait }
@@ -134,7 +161,7 @@ impl Broker {
     async fn refused(
         &self,
         grant: &Grant,
-        provider: &Provider,
+        server: &Server,
         lease: &Lease,
     ) -> Result<Held, BrokerError> {
         let held = self.held(&grant.key).await?;
@@ -145,7 +172,7 @@ impl Broker {
             && self.storage.renew_lease(grant, lease.owner).await?
         {
             tracing::warn!("the refresh token is dead; trying the fallback");
-            if let Some(held) = self.try_fallback(grant, provider, lease, fallback).await? {
+            if let Some(held) = self.try_fallback(grant, server, lease, fallback).await? {
                 return Ok(held);
             }
         }
@@ -164,16 +191,16 @@ impl Broker {
     async fn try_fallback(
         &self,
         grant: &Grant,
-        provider: &Provider,
+        server: &Server,
         lease: &Lease,
         fallback: &SecretString,
     ) -> Result<Option<Held>, BrokerError> {
-        let answer = self.http.refresh(provider, fallback).await;
-        match self.read_answer(grant, provider, lease, answer).await? {
+        let answer = self.providers.http().refresh(server, fallback).await;
+        match self.read_answer(grant, server, lease, answer).await? {
             Read::Tokens(mut tokens) => {
                 // A provider that does not rotate returns none: then the fallback is the one.
                 tokens.refresh_token.get_or_insert_with(|| fallback.clone());
-                self.commit(grant, provider, &tokens).await.map(Some)
+                self.commit(grant, server, &tokens).await.map(Some)
             }
             Read::DeadRefreshToken => Ok(None),
         }

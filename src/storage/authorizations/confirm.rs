@@ -7,6 +7,7 @@ use super::{AWAITING, EXCHANGING, NewRevocations, convert, in_state, place};
 use crate::domain::authorization::{Authorization, Failure, MAX_CONFIRMATION_ATTEMPTS, State};
 use crate::domain::grant::{Grant, Subject};
 use crate::domain::id::Id;
+use crate::domain::identity::Identity;
 use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
 use crate::domain::token::{RawAnswer, TokenSet};
@@ -23,6 +24,8 @@ pub struct Awaiting {
     pub code_hash: Vec<u8>,
     /// The answer that the code sets free.
     pub answer: RawAnswer,
+    /// Who consented.
+    pub identity: Identity,
     /// From when the answer's lifetimes count.
     pub exchanged_at: Timestamp,
     /// Attempts that are left after this one.
@@ -72,6 +75,8 @@ impl Storage {
         let code_hash = model.confirmation_code_hash.take().ok_or_else(missing)?;
         let sealed = model.quarantine.take().ok_or_else(missing)?;
         let exchanged_at = Timestamp::from_millis(model.exchanged_at.ok_or_else(missing)?);
+        let identity =
+            Identity { name: model.identity.take().unwrap_or_default(), sub: model.sub.take() };
         let used = u32::try_from(model.confirmation_attempts).unwrap_or(u32::MAX);
         let authorization = convert::authorization(model)?;
         let answer = self.open_answer(place(&authorization), &sealed)?;
@@ -79,6 +84,7 @@ impl Storage {
             authorization,
             code_hash,
             answer,
+            identity,
             exchanged_at,
             attempts_left: MAX_CONFIRMATION_ATTEMPTS.saturating_sub(used),
         })
@@ -96,12 +102,13 @@ impl Storage {
         &self,
         authorization: &Authorization,
         tokens: &TokenSet,
+        identity: &Identity,
         uncount: &[Id],
     ) -> Result<Option<Grant>, StorageError> {
-        match self.try_authorize(authorization, tokens, uncount).await {
+        match self.try_authorize(authorization, tokens, identity, uncount).await {
             // Two first authorizations of one key: the loser finds the winner's row next time.
             Err(error) if error.is_unique_violation() => {
-                self.try_authorize(authorization, tokens, uncount).await
+                self.try_authorize(authorization, tokens, identity, uncount).await
             }
             done => done,
         }
@@ -111,6 +118,7 @@ impl Storage {
         &self,
         authorization: &Authorization,
         tokens: &TokenSet,
+        identity: &Identity,
         uncount: &[Id],
     ) -> Result<Option<Grant>, StorageError> {
         let write = self.begin().await?;
@@ -124,7 +132,7 @@ impl Storage {
             return Ok(None);
         }
         self.drop_revocations(&write, &authorization.key).await?;
-        let grant = self.install(&write, &authorization.key, tokens, "").await?;
+        let grant = self.install(&write, &authorization.key, tokens, identity).await?;
         if !uncount.is_empty() {
             authorizations::Entity::update_many()
                 .col_expr(

@@ -27,6 +27,10 @@ pub struct Model {
     pub confirmation_attempts: i64,
     /// Sealed: the raw token answer that awaits confirmation.
     pub quarantine: Option<Vec<u8>>,
+    /// The name to show for whoever consented.
+    pub identity: Option<String>,
+    /// Of their checked ID token.
+    pub sub: Option<String>,
     /// When the code was sent: no token of the answer is older.
     pub exchanged_at: Option<i64>,
     pub link_expires_at: i64,

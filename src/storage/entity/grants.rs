@@ -18,7 +18,10 @@ pub struct Model {
     pub generation: i64,
     pub token_version: i64,
     pub scopes: String,
+    /// The name to show.
     pub identity: String,
+    /// Of a checked ID token.
+    pub sub: Option<String>,
     /// JSON.
     pub provider_values: String,
     pub issued_at: i64,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{ACCESS_TOKENS, GRANTS, Held, Storage, StorageError};
 use crate::crypto::sealed::Place;
 use crate::domain::grant::{Grant, GrantKey, GrantState, Version};
+use crate::domain::identity::Identity;
 use crate::domain::scope::Scopes;
 use crate::domain::time::Timestamp;
 use crate::domain::token::AccessToken;
@@ -56,7 +57,7 @@ pub(super) fn grant(model: grants::Model, key: GrantKey) -> Result<Grant, Storag
         },
         version: Version { generation: model.generation, token_version: model.token_version },
         scopes: Scopes::from_provider(&model.scopes),
-        identity: model.identity,
+        identity: Identity { name: model.identity, sub: model.sub },
         provider_values,
         created_at: Timestamp::from_millis(model.created_at),
         issued_at: Timestamp::from_millis(model.issued_at),

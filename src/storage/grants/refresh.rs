@@ -197,6 +197,7 @@ impl Storage {
         let write = self.begin().await?;
         let mut update = self
             .commit_columns(grant, tokens.refresh_token.as_ref())
+            .col_expr(grants::Column::State, Expr::value(ACTIVE))
             .col_expr(grants::Column::Scopes, Expr::value(access.scopes.to_string()))
             .col_expr(grants::Column::IssuedAt, Expr::value(access.issued_at.millis()))
             .col_expr(
@@ -254,13 +255,47 @@ impl Storage {
         reason: &str,
         disposal: &Disposal<'_>,
     ) -> Result<Committed, StorageError> {
+        let update = self
+            .commit_columns(grant, refresh_token)
+            .col_expr(grants::Column::State, Expr::value(ACTIVE))
+            .col_expr(grants::Column::NextAttemptAt, self.now_expr().add(millis(wait)));
+        self.keep_answer(update, grant, answer, refresh_token, reason, disposal).await
+    }
+
+    /// Commits an answer that is another user's: sealed, as it came, and never to be used. The grant
+    /// is flagged.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`]; then the answer is still to be stored.
+    pub async fn commit_foreign(
+        &self,
+        grant: &Grant,
+        answer: &RawAnswer,
+        refresh_token: Option<&SecretString>,
+        reason: &str,
+        disposal: &Disposal<'_>,
+    ) -> Result<Committed, StorageError> {
+        let update = self
+            .commit_columns(grant, refresh_token)
+            .col_expr(grants::Column::State, Expr::value(REAUTHORIZATION_REQUIRED));
+        self.keep_answer(update, grant, answer, refresh_token, reason, disposal).await
+    }
+
+    async fn keep_answer(
+        &self,
+        update: sea_orm::UpdateMany<grants::Entity>,
+        grant: &Grant,
+        answer: &RawAnswer,
+        refresh_token: Option<&SecretString>,
+        reason: &str,
+        disposal: &Disposal<'_>,
+    ) -> Result<Committed, StorageError> {
         let write = self.begin().await?;
         let sealed = self.seal_answer(place(grant, LAST_ANSWER), answer);
-        let stored = self
-            .commit_columns(grant, refresh_token)
+        let stored = update
             .col_expr(grants::Column::LastAnswer, Expr::value(sealed))
             .col_expr(grants::Column::Failures, Expr::col(grants::Column::Failures).add(1_i64))
-            .col_expr(grants::Column::NextAttemptAt, self.now_expr().add(millis(wait)))
             .col_expr(grants::Column::LastError, Expr::value(reason))
             .exec(&*write)
             .await?
@@ -294,7 +329,6 @@ impl Storage {
                 grants::Column::TokenVersion,
                 Expr::col(grants::Column::TokenVersion).add(1_i64),
             )
-            .col_expr(grants::Column::State, Expr::value(ACTIVE))
             .col_expr(grants::Column::UpdatedAt, self.now_expr())
             .col_expr(grants::Column::LeaseOwner, Expr::value(Option::<Vec<u8>>::None))
             .col_expr(grants::Column::LeaseUntil, Expr::value(Option::<i64>::None))
@@ -338,7 +372,10 @@ impl Storage {
         }
         self.dispose(
             write,
-            NewRevocations { identity: &grant.identity, ..NewRevocations::of(&grant.key, doomed) },
+            NewRevocations {
+                identity: &grant.identity.name,
+                ..NewRevocations::of(&grant.key, doomed)
+            },
             disposal,
         )
         .await?;

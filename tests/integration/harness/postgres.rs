@@ -1,13 +1,15 @@
 //! PostgreSQL, started from its binaries on a free port, once for all tests.
 
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tempfile::TempDir;
+
+use super::ports::free_address;
 
 /// How a skipped test names what it lacks.
 pub const TOOL: &str = "postgresql";
@@ -15,13 +17,15 @@ pub const TOOL: &str = "postgresql";
 /// What `initdb` makes us: the server trusts whoever reaches its loopback port.
 const USER: &str = "broker";
 
+/// The server that tests share.
 static SERVER: OnceLock<Server> = OnceLock::new();
 static DATABASES: AtomicU64 = AtomicU64::new(0);
 
-struct Server {
-    port: u16,
+/// A server of one's own, on a port that it keeps while it is away.
+pub struct Server {
+    address: SocketAddr,
     binaries: PathBuf,
-    /// Taken when the server is stopped, for a static is never dropped.
+    /// Taken when the server ends, for a static is never dropped.
     folder: Mutex<Option<TempDir>>,
 }
 
@@ -38,60 +42,86 @@ pub fn binaries() -> Option<PathBuf> {
 
 /// The URL of a database that no other test has.
 pub async fn database() -> String {
-    use sea_orm::{ConnectionTrait, Database};
-
     // The first test that asks starts the server; the others wait for it.
-    let server = tokio::task::block_in_place(|| SERVER.get_or_init(Server::start));
-    let name = format!("test_{}", DATABASES.fetch_add(1, Ordering::SeqCst));
-    let admin = Database::connect(server.url("postgres")).await.expect("PostgreSQL answers");
-    admin.execute_unprepared(&format!("CREATE DATABASE {name}")).await.expect("a database");
-    admin.close().await.expect("closed");
-    server.url(&name)
+    let server = tokio::task::block_in_place(|| SERVER.get_or_init(Server::running));
+    server.new_database().await
 }
 
 /// Stops the server, where a test has started it.
 pub fn stop() {
-    let Some(server) = SERVER.get() else { return };
-    let folder = server.folder.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(folder) = folder {
-        server.control(folder.path(), &["stop", "--mode=immediate"]);
+    if let Some(server) = SERVER.get() {
+        server.end();
     }
 }
 
 impl Server {
-    fn start() -> Self {
+    /// A server that has its data and does not run yet.
+    pub fn prepared() -> Self {
         let binaries = binaries().expect("the harness has found them");
         let folder = tempfile::Builder::new().prefix("postgres-").tempdir().expect("a folder");
-        let data = folder.path().join("data");
-        // The port is free now; nothing else on this machine picks ports between here and there.
-        let port = TcpListener::bind("127.0.0.1:0")
-            .and_then(|listener| listener.local_addr())
-            .expect("a port")
-            .port();
         give_away(folder.path());
-        let server = Self { port, binaries, folder: Mutex::new(None) };
-        let data_text = data.to_str().expect("a plain path");
-        let init = ["-D", data_text, "-U", USER, "--auth=trust", "--no-sync", "--encoding=UTF8"];
+        let server = Self { address: free_address(), binaries, folder: Mutex::default() };
+        let data = folder.path().join("data");
+        let data = data.to_str().expect("a plain path");
+        let init = ["-D", data, "-U", USER, "--auth=trust", "--no-sync", "--encoding=UTF8"];
         server.run("initdb", &init);
-        let options = format!(
-            "-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= \
-             -c fsync=off -c max_connections=500"
-        );
-        let log = folder.path().join("log");
-        server.control(
-            folder.path(),
-            &["start", "-w", "-l", log.to_str().expect("a plain path"), "-o", &options],
-        );
-        *server.folder.lock().unwrap_or_else(PoisonError::into_inner) = Some(folder);
+        *server.folder() = Some(folder);
         server
     }
 
-    fn url(&self, database: &str) -> String {
-        format!("postgres://{USER}@127.0.0.1:{}/{database}", self.port)
+    fn running() -> Self {
+        let server = Self::prepared();
+        server.start();
+        server
     }
 
-    fn control(&self, folder: &Path, arguments: &[&str]) {
-        let data = folder.join("data");
+    /// Starts the server, and waits until it takes connections.
+    pub fn start(&self) {
+        let options = format!(
+            "-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off \
+             -c max_connections=500",
+            self.address.port()
+        );
+        let log = self.path().join("log");
+        self.control(&["start", "-w", "-l", log.to_str().expect("a plain path"), "-o", &options]);
+    }
+
+    /// Stops the server as a crash would: connections break, and nothing is tidied up.
+    pub fn stop(&self) {
+        self.control(&["stop", "-w", "--mode=immediate"]);
+    }
+
+    fn end(&self) {
+        self.stop();
+        drop(self.folder().take());
+    }
+
+    /// The URL of a new database.
+    pub async fn new_database(&self) -> String {
+        use sea_orm::{ConnectionTrait, Database};
+
+        let name = format!("test_{}", DATABASES.fetch_add(1, Ordering::SeqCst));
+        let admin = Database::connect(self.url("postgres")).await.expect("PostgreSQL answers");
+        admin.execute_unprepared(&format!("CREATE DATABASE {name}")).await.expect("a database");
+        admin.close().await.expect("closed");
+        self.url(&name)
+    }
+
+    /// The URL of a database, whether it is there or not.
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://{USER}@{}/{database}", self.address)
+    }
+
+    fn folder(&self) -> MutexGuard<'_, Option<TempDir>> {
+        self.folder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder().as_ref().expect("it has not ended").path().to_owned()
+    }
+
+    fn control(&self, arguments: &[&str]) {
+        let data = self.path().join("data");
         let data = data.to_str().expect("a plain path");
         self.run("pg_ctl", &[&["-D", data][..], arguments].concat());
     }
@@ -114,6 +144,20 @@ impl Server {
             .stderr(Stdio::null())
             .status();
         assert!(status.is_ok_and(|status| status.success()), "{} failed", program.display());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(folder) = self.folder().as_ref()
+            && folder.path().join("data/postmaster.pid").exists()
+        {
+            let data = folder.path().join("data");
+            self.run(
+                "pg_ctl",
+                &["-D", data.to_str().expect("a plain path"), "stop", "-m", "immediate"],
+            );
+        }
     }
 }
 

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use secrecy::SecretString;
 use tempfile::TempDir;
 use token_broker::broker::{Broker, Parts, Settings};
 use token_broker::crypto::keyring::Keyring;
@@ -14,10 +13,10 @@ use token_broker::demo::provider::{self, DemoProvider};
 use token_broker::domain::bot::{ApiKey, Bot, Confirmation, Providers};
 use token_broker::domain::name::Name;
 use token_broker::domain::provider::{
-    Client as Registration, ClientAuth, Provider, RevocationReach,
+    Client as Registration, ClientAuth, ConfiguredAuth, Endpoints, Provider, RevocationReach,
 };
 use token_broker::domain::scope::Scopes;
-use token_broker::provider::Http;
+use token_broker::provider::{Egress, Http};
 use token_broker::runtime::{self, Listeners, RunError};
 use token_broker::storage::{self, Clock, Storage};
 use token_broker::workers::contact::Schema;
@@ -34,6 +33,9 @@ pub const BEGINNING: i64 = 1_767_225_600_000;
 
 /// The one provider of a world, unless the test adds others.
 pub const PROVIDER: &str = "acme";
+
+/// The client's secret there, with characters that each encoding writes differently.
+const CLIENT_SECRET: &str = "client secret: +&%";
 
 /// What a test may change before its world begins.
 pub struct Setup {
@@ -152,9 +154,10 @@ impl World {
             .unwrap_or_else(|| Arc::new(tempfile::tempdir().expect("a temporary folder")));
         let keyring = Arc::new(Keyring::new([("test", &[7; 32])]).expect("a key"));
         let storage = open_storage(&folder, Clock::Fixed(Arc::clone(&clock)), &keyring).await;
+        let egress = Egress::new(&setup.providers, Vec::new());
         let broker = Broker::new(Parts {
             storage,
-            http: Http::with_timeout(setup.provider_timeout).expect("TLS"),
+            http: Http::with_timeout(egress, setup.provider_timeout).expect("TLS"),
             keyring,
             random: Random::system(),
             providers: setup.providers,
@@ -251,15 +254,19 @@ pub fn provider_at(provider: &str, url: &str) -> Provider {
         name: name(provider),
         display_name: "Acme".to_owned(),
         issuer: Some(url.to_owned()),
-        authorization_endpoint: at("authorize"),
-        token_endpoint: at("token"),
-        revocation_endpoint: Some(at("revoke")),
+        endpoints: Endpoints {
+            authorization: Some(at("authorize")),
+            token: Some(at("token")),
+            revocation: Some(at("revoke")),
+            ..Endpoints::default()
+        },
         revocation_reach: RevocationReach::Grant,
         client: Registration {
             id: "token-broker".to_owned(),
-            auth: ClientAuth::Basic(SecretString::from("client secret: +&%")),
+            auth: ConfiguredAuth::Fixed(ClientAuth::Basic(CLIENT_SECRET.into())),
         },
         default_scopes: Scopes::parse(["profile", "email"]).expect("scopes"),
+        identity: None,
     }
 }
 
@@ -273,7 +280,7 @@ fn demo_provider(
     let random = Random::system();
     DemoProvider::new(provider::Settings {
         client_id: "token-broker".to_owned(),
-        client_secret: "client secret: +&%".to_owned(),
+        client_secret: CLIENT_SECRET.to_owned(),
         redirect_uris,
         access_token_lifetime,
         state_file: None,

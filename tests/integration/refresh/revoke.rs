@@ -160,7 +160,7 @@ async fn unknown_there() {
 }
 
 async fn unsupported() {
-    let world = World::with(|setup| setup.providers[0].revocation_endpoint = None).await;
+    let world = World::with(|setup| setup.providers[0].endpoints.revocation = None).await;
     world.granted("u1").await;
     assert_eq!(revoke(&world, "u1").await, proto::Revocation::Unsupported);
     assert_eq!(reason(get(&world, "u1").await), Reason::AuthorizationRequired);

@@ -35,7 +35,7 @@ async fn moved_to(url: &str, timeout: Duration) -> World {
     let world = World::with(|setup| {
         setup.folder = Some(folder);
         setup.provider_timeout = timeout;
-        setup.providers[0].token_endpoint = url.parse().expect("a URL");
+        setup.providers[0].endpoints.token = Some(url.parse().expect("a URL"));
     })
     .await;
     world.advance(LIFETIME);

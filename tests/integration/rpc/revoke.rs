@@ -91,7 +91,7 @@ async fn pending() {
 }
 
 async fn unsupported() {
-    let world = World::with(|setup| setup.providers[0].revocation_endpoint = None).await;
+    let world = World::with(|setup| setup.providers[0].endpoints.revocation = None).await;
     let mut client = world.client();
     world.granted("u1").await;
     assert_eq!(revoke(&mut client, key("u1")).await, proto::Revocation::Unsupported);
@@ -157,7 +157,7 @@ async fn told_apart() {
 
     let world = World::with(|setup| {
         add_providers(setup, &["mute"]);
-        setup.providers[1].revocation_endpoint = None;
+        setup.providers[1].endpoints.revocation = None;
     })
     .await;
     let mut client = world.client();

@@ -9,7 +9,7 @@ use token_broker::domain::id::Id;
 use token_broker::storage::Awaiting;
 
 use super::backend::{
-    Backend, CODE_HASH, CONFIRMATION_TTL, Store, at_once, disposal, key, key_at, tokens,
+    Backend, CODE_HASH, CONFIRMATION_TTL, Store, at_once, disposal, identity, key, key_at, tokens,
 };
 use crate::harness::world::name;
 
@@ -120,7 +120,8 @@ async fn given_back<B: Backend>() {
     let first = store.awaiting(&key("u1"), "1").await;
     let other = store.awaiting(&key_at("helper", "acme", "u1", "work"), "2").await;
     assert_eq!(left(&guess(&store, "u1", None).await), [4, 4]);
-    let stored = store.storage.authorize(&first, &tokens("1", store.now()), &[other.id]).await;
+    let stored =
+        store.storage.authorize(&first, &tokens("1", store.now()), &identity(), &[other.id]).await;
     assert_eq!(stored.expect("storage").expect("a grant").key, key("u1"));
     // Only this very guess is counted.
     let again = guess(&store, "u1", None).await;
@@ -134,7 +135,11 @@ async fn one_confirmation<B: Backend>() {
         let (store, authorization) = (store.clone(), authorization.clone());
         async move {
             let tokens = tokens("1", store.now());
-            store.storage.authorize(&authorization, &tokens, &[]).await.expect("storage")
+            store
+                .storage
+                .authorize(&authorization, &tokens, &identity(), &[])
+                .await
+                .expect("storage")
         }
     })
     .await;

@@ -12,7 +12,8 @@ use token_broker::domain::scope::Scopes;
 use token_broker::storage::NewAuthorization;
 
 use super::backend::{
-    Backend, CODE_HASH, CONFIRMATION_TTL, LINK_TTL, Store, at_once, disposal, key, scopes, tokens,
+    Backend, CODE_HASH, CONFIRMATION_TTL, LINK_TTL, Store, at_once, disposal, identity, key,
+    scopes, tokens,
 };
 use crate::harness::world::name;
 
@@ -160,7 +161,8 @@ async fn cancelled_quarantine<B: Backend>() {
     store.advance(Duration::from_secs(15));
     assert_eq!(store.due().await, ["access-1", "refresh-1"]);
     // The code that comes too late sets nothing free.
-    let late = store.storage.authorize(&authorization, &tokens("1", store.now()), &[]).await;
+    let late =
+        store.storage.authorize(&authorization, &tokens("1", store.now()), &identity(), &[]).await;
     assert!(late.expect("storage").is_none());
     assert!(store.storage.find_grant(&key("u1")).await.expect("storage").is_none());
 }

@@ -14,12 +14,13 @@ use token_broker::crypto::random::Random;
 use token_broker::domain::authorization::{Authorization, Options};
 use token_broker::domain::grant::{Account, Grant, GrantKey, Subject};
 use token_broker::domain::id::Id;
+use token_broker::domain::identity::Identity;
 use token_broker::domain::scope::Scopes;
 use token_broker::domain::time::Timestamp;
 use token_broker::domain::token::{AccessToken, RawAnswer, TokenSet};
 use token_broker::provider::response;
 use token_broker::storage::{
-    Begun, Clock, Disposal, Held, NewAuthorization, Revocation, Settings, Storage,
+    Answered, Begun, Clock, Disposal, Held, NewAuthorization, Revocation, Settings, Storage,
 };
 
 use crate::harness::world::{BEGINNING, name};
@@ -128,8 +129,14 @@ pub fn tokens(label: &str, issued_at: Timestamp) -> TokenSet {
         },
         refresh_token: Some(format!("refresh-{label}").into()),
         refresh_expires_at: None,
+        id_token: None,
         provider_values: BTreeMap::new(),
     }
+}
+
+/// Who consents in these tests.
+pub fn identity() -> Identity {
+    Identity { name: "ada@acme.example".to_owned(), sub: Some("ada".to_owned()) }
 }
 
 /// The answer that the same tokens come in.
@@ -231,15 +238,10 @@ impl Store {
     }
 
     pub async fn quarantine(&self, authorization: &Authorization, label: &str) -> bool {
+        let (answer, identity) = (answer(label), identity());
+        let answered = Answered { answer: &answer, identity: &identity, exchanged_at: self.now() };
         self.storage
-            .quarantine(
-                authorization,
-                &answer(label),
-                CODE_HASH,
-                CONFIRMATION_TTL,
-                self.now(),
-                &disposal(),
-            )
+            .quarantine(authorization, answered, CODE_HASH, CONFIRMATION_TTL, &disposal())
             .await
             .expect("storage")
     }
@@ -248,7 +250,7 @@ impl Store {
     pub async fn grant(&self, key: &GrantKey, label: &str) -> Grant {
         let authorization = self.awaiting(key, label).await;
         self.storage
-            .authorize(&authorization, &tokens(label, self.now()), &[])
+            .authorize(&authorization, &tokens(label, self.now()), &identity(), &[])
             .await
             .expect("storage")
             .expect("a grant")

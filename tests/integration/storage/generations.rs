@@ -7,7 +7,8 @@ use token_broker::domain::grant::{GrantState, Version};
 use token_broker::domain::time::Timestamp;
 
 use super::backend::{
-    Backend, Store, TOKEN_LIFETIME, at_once, disposal, exposed, key, key_at, scopes, tokens,
+    Backend, Store, TOKEN_LIFETIME, at_once, disposal, exposed, identity, key, key_at, scopes,
+    tokens,
 };
 
 pub fn trials<B: Backend>() -> Vec<Trial> {
@@ -92,7 +93,8 @@ async fn no_refresh_token<B: Backend>() {
     let mut tokens = tokens("2", store.now());
     tokens.refresh_token = None;
     tokens.access_token.expires_at = None;
-    let stored = store.storage.authorize(&authorization, &tokens, &[]).await.expect("storage");
+    let stored =
+        store.storage.authorize(&authorization, &tokens, &identity(), &[]).await.expect("storage");
     let grant = stored.expect("a grant");
     // The old generation's refresh token belongs to another consent.
     assert!(!grant.refreshable);
@@ -112,7 +114,8 @@ async fn two_first<B: Backend>() {
             let (store, authorization) = (store.clone(), both[index].clone());
             async move {
                 let tokens = tokens(&(index + 1).to_string(), store.now());
-                let stored = store.storage.authorize(&authorization, &tokens, &[]).await;
+                let stored =
+                    store.storage.authorize(&authorization, &tokens, &identity(), &[]).await;
                 stored.expect("storage").expect("a grant")
             }
         })

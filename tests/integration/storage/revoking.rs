@@ -8,7 +8,7 @@ use token_broker::domain::token::TokenKind;
 use token_broker::storage::LEASE;
 
 use super::backend::{
-    ACCESS_TOKEN, Backend, Store, at_once, disposal, key, key_at, tokens, values,
+    ACCESS_TOKEN, Backend, Store, at_once, disposal, identity, key, key_at, tokens, values,
 };
 
 pub fn trials<B: Backend>() -> Vec<Trial> {
@@ -57,7 +57,8 @@ async fn authorizations<B: Backend>() {
         seen.expect("an authorization").state()
     };
     let authorized = store.awaiting(&key("u1"), "1").await;
-    let stored = store.storage.authorize(&authorized, &tokens("1", store.now()), &[]).await;
+    let stored =
+        store.storage.authorize(&authorized, &tokens("1", store.now()), &identity(), &[]).await;
     stored.expect("storage").expect("a grant");
     let pending = store.begin(&key("u1")).await;
     let exchanging = store.exchanging(&key("u1")).await;
@@ -74,7 +75,8 @@ async fn authorizations<B: Backend>() {
     // The exchange that was under way brings tokens that nobody wants any more.
     assert!(!store.quarantine(&exchanging, "3").await);
     assert_eq!(store.doomed().await, 6);
-    let stored = store.storage.authorize(&awaiting, &tokens("2", store.now()), &[]).await;
+    let stored =
+        store.storage.authorize(&awaiting, &tokens("2", store.now()), &identity(), &[]).await;
     assert!(stored.expect("storage").is_none());
     assert!(store.storage.find_grant(&key("u1")).await.expect("storage").is_none());
 

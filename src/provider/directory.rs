@@ -1,0 +1,175 @@
+//! The configured providers, and what has been learnt of them: endpoints and keys.
+//!
+//! A broker starts without asking anybody. What an issuer says is kept for an hour, and longer while
+//! the issuer cannot be asked: its endpoints hardly ever change.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::error::ProviderError;
+use super::http::Http;
+use super::keys::Keys;
+use crate::domain::name::Name;
+use crate::domain::provider::{Provider, Server};
+
+/// How long metadata is used before it is read again.
+const FRESH: Duration = Duration::from_secs(60 * 60);
+
+/// How long a failure is told again before the issuer is asked again.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// The configured providers.
+#[derive(Debug)]
+pub struct Directory {
+    http: Http,
+    entries: BTreeMap<Name, Arc<Entry>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    provider: Arc<Provider>,
+    known: RwLock<Option<Known>>,
+    /// Who has it asks the issuer; the others wait for the answer.
+    asking: Mutex<Option<(Instant, ProviderError)>>,
+    pub(super) keys: Keys,
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    server: Arc<Server>,
+    /// When it is to be read again. Absent: the configuration says all.
+    until: Option<Instant>,
+}
+
+impl Directory {
+    /// The providers of a configuration. Nobody is asked yet.
+    #[must_use]
+    pub fn new(http: Http, providers: impl IntoIterator<Item = Provider>) -> Self {
+        let entry = |provider: Provider| {
+            let provider = Arc::new(provider);
+            let known = (!provider.is_discovered()).then(|| provider.server()).flatten();
+            Entry {
+                known: RwLock::new(
+                    known.map(|server| Known { server: Arc::new(server), until: None }),
+                ),
+                provider,
+                asking: Mutex::default(),
+                keys: Keys::default(),
+            }
+        };
+        let entries = providers.into_iter().map(|provider| {
+            let name = provider.name.clone();
+            (name, Arc::new(entry(provider)))
+        });
+        Self { http, entries: entries.collect() }
+    }
+
+    /// How providers are called.
+    #[must_use]
+    pub fn http(&self) -> &Http {
+        &self.http
+    }
+
+    /// What the configuration says of a provider. Absent where it is not configured.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Arc<Provider>> {
+        self.entries.get(name).map(|entry| &entry.provider)
+    }
+
+    /// All of them, in order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Provider>> {
+        self.entries.values().map(|entry| &entry.provider)
+    }
+
+    /// A provider with its endpoints, which its issuer is asked for where it must be.
+    ///
+    /// # Errors
+    ///
+    /// [`ProviderError`] where the endpoints are not known and cannot be learnt now.
+    pub async fn server(&self, provider: &Provider) -> Result<Arc<Server>, ProviderError> {
+        let entry = self
+            .entries
+            .get(&provider.name)
+            .ok_or_else(|| ProviderError::NotSent("the provider is not configured".to_owned()))?;
+        match entry.known() {
+            Some(Known { server, until }) => {
+                if until.is_some_and(|until| until <= Instant::now()) {
+                    let (entry, http) = (Arc::clone(entry), self.http.clone());
+                    tokio::spawn(async move { entry.refresh(&http).await });
+                }
+                Ok(server)
+            }
+            None => entry.learn(&self.http).await,
+        }
+    }
+
+    /// Asks every issuer, so that the first user need not wait, and what is wrong is told early.
+    pub async fn learn_all(&self) {
+        let all = self.iter().map(|provider| async move {
+            // A failure has been told where it was found.
+            let _ = self.server(provider).await;
+        });
+        futures::future::join_all(all).await;
+    }
+
+    pub(super) fn entry(&self, name: &Name) -> Option<&Entry> {
+        self.entries.get(name).map(Arc::as_ref)
+    }
+}
+
+impl Entry {
+    fn known(&self) -> Option<Known> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Asks the issuer, once for however many callers.
+    async fn learn(&self, http: &Http) -> Result<Arc<Server>, ProviderError> {
+        let mut last = self.asking.lock().await;
+        if let Some(known) = self.known() {
+            return Ok(known.server);
+        }
+        if let Some((at, error)) = &*last
+            && at.elapsed() < PAUSE
+        {
+            return Err(error.clone());
+        }
+        match http.discover(&self.provider).await {
+            Ok(server) => Ok(self.keep(server)),
+            Err(error) => {
+                let provider = &self.provider.name;
+                tracing::warn!(%provider, %error, "cannot learn the provider's endpoints");
+                *last = Some((Instant::now(), error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    /// Reads metadata again that has become old. What is known stays where that fails.
+    async fn refresh(&self, http: &Http) {
+        let Ok(_asking) = self.asking.try_lock() else { return };
+        match http.discover(&self.provider).await {
+            Ok(server) => {
+                self.keep(server);
+            }
+            Err(error) => {
+                let provider = &self.provider.name;
+                tracing::warn!(%provider, %error, "cannot read the provider's metadata again");
+                let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+                if let Some(known) = &mut *known {
+                    known.until = Some(Instant::now() + FRESH / 60);
+                }
+            }
+        }
+    }
+
+    fn keep(&self, server: Server) -> Arc<Server> {
+        let server = Arc::new(server);
+        let known = Known { server: Arc::clone(&server), until: Some(Instant::now() + FRESH) };
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = Some(known);
+        server
+    }
+}

@@ -1,0 +1,241 @@
+//! What an issuer says of itself: OpenID Connect Discovery 1.0 and RFC 8414.
+
+use serde_json::Value;
+use url::Url;
+
+use super::error::ProviderError;
+use super::http::Http;
+use crate::domain::address;
+use crate::domain::provider::{ClientAuth, ConfiguredAuth, Endpoints, Provider, Server};
+
+impl Http {
+    /// Reads the metadata of a provider's issuer, and lays what the configuration names over it.
+    ///
+    /// # Errors
+    ///
+    /// [`ProviderError`] where the issuer cannot be asked, has no metadata, or has some that must
+    /// not be used.
+    pub(super) async fn discover(
+        &self,
+        provider: &std::sync::Arc<Provider>,
+    ) -> Result<Server, ProviderError> {
+        let issuer = provider.issuer.as_deref().unwrap_or_default();
+        let places = well_known(issuer)
+            .ok_or_else(|| ProviderError::NotSent("the issuer is no URL".to_owned()))?;
+        for place in &places {
+            if let Some(metadata) = self.json(place, None).await? {
+                return self.server(provider, issuer, &metadata);
+            }
+        }
+        let [first, second] = places.map(|place| place.path().to_owned());
+        Err(odd(format!("{issuer} has no metadata at {first}, nor at {second}")))
+    }
+
+    fn server(
+        &self,
+        provider: &std::sync::Arc<Provider>,
+        issuer: &str,
+        metadata: &Value,
+    ) -> Result<Server, ProviderError> {
+        // Compared as strings (RFC 8414 section 3.3): otherwise one issuer could pose as another.
+        if metadata["issuer"].as_str() != Some(issuer) {
+            return Err(odd(format!("the metadata of {issuer} is of another issuer")));
+        }
+        let found = |name: &str| self.endpoint(issuer, metadata, name);
+        let Endpoints { authorization, token, revocation, userinfo, jwks } =
+            provider.endpoints.clone();
+        let required = |configured: Option<Url>, name: &str| match configured {
+            Some(url) => Ok(url),
+            None => {
+                found(name)?.ok_or_else(|| odd(format!("the metadata of {issuer} names no {name}")))
+            }
+        };
+        let optional = |configured: Option<Url>, name: &str| match configured {
+            Some(url) => Ok(Some(url)),
+            None => found(name),
+        };
+        Ok(Server {
+            provider: std::sync::Arc::clone(provider),
+            authorization_endpoint: required(authorization, "authorization_endpoint")?,
+            token_endpoint: required(token, "token_endpoint")?,
+            revocation_endpoint: optional(revocation, "revocation_endpoint")?,
+            userinfo_endpoint: optional(userinfo, "userinfo_endpoint")?,
+            jwks_uri: optional(jwks, "jwks_uri")?,
+            client_auth: client_auth(provider, issuer, metadata)?,
+            iss_required: metadata["authorization_response_iss_parameter_supported"] == true,
+        })
+    }
+
+    fn endpoint(
+        &self,
+        issuer: &str,
+        metadata: &Value,
+        name: &str,
+    ) -> Result<Option<Url>, ProviderError> {
+        let text = match &metadata[name] {
+            Value::Null => return Ok(None),
+            Value::String(text) => text,
+            _ => return Err(odd(format!("the {name} of {issuer} is no text"))),
+        };
+        let wrong = |wrong: String| odd(format!("the {name} of {issuer} {wrong}"));
+        let url = address::endpoint(text).map_err(wrong)?;
+        // An issuer out there has no business with plain HTTP on this machine.
+        let here = Url::parse(issuer).is_ok_and(|issuer| address::is_loopback(&issuer));
+        if url.scheme() == "http" && !here {
+            return Err(wrong("must be an https URL".to_owned()));
+        }
+        self.egress().check(&url).map_err(|forbidden| wrong(format!("is refused: {forbidden}")))?;
+        Ok(Some(url))
+    }
+}
+
+/// Where the metadata may be: OpenID Connect Discovery 1.0 section 4 puts the path behind the
+/// issuer, RFC 8414 section 3.1 between its host and its path.
+fn well_known(issuer: &str) -> Option<[Url; 2]> {
+    let issuer = Url::parse(issuer).ok()?;
+    let path = issuer.path().trim_end_matches('/');
+    let at = |path: String| {
+        let mut url = issuer.clone();
+        url.set_path(&path);
+        url
+    };
+    Some([
+        at(format!("{path}/.well-known/openid-configuration")),
+        at(format!("/.well-known/oauth-authorization-server{path}")),
+    ])
+}
+
+/// What the configuration says, or else what the metadata offers; `client_secret_basic` where it
+/// does not say (RFC 8414 section 2).
+fn client_auth(
+    provider: &Provider,
+    issuer: &str,
+    metadata: &Value,
+) -> Result<ClientAuth, ProviderError> {
+    let secret = match &provider.client.auth {
+        ConfiguredAuth::Fixed(auth) => return Ok(auth.clone()),
+        ConfiguredAuth::Offered(secret) => secret.clone(),
+    };
+    let Some(methods) = metadata["token_endpoint_auth_methods_supported"].as_array() else {
+        return Ok(ClientAuth::Basic(secret));
+    };
+    let offers = |method: &str| methods.iter().any(|offered| offered == method);
+    if offers("client_secret_basic") {
+        Ok(ClientAuth::Basic(secret))
+    } else if offers("client_secret_post") {
+        Ok(ClientAuth::Post(secret))
+    } else {
+        Err(odd(format!(
+            "{issuer} takes neither client_secret_basic nor client_secret_post; set client_auth"
+        )))
+    }
+}
+
+fn odd(reason: String) -> ProviderError {
+    ProviderError::Odd(reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::domain::name::Name;
+    use crate::domain::provider::{Client, RevocationReach};
+    use crate::domain::scope::Scopes;
+    use crate::provider::Egress;
+
+    const ISSUER: &str = "https://login.acme.example/tenant";
+
+    fn acme(endpoints: Endpoints) -> Arc<Provider> {
+        Arc::new(Provider {
+            name: Name::parse("acme").expect("a name"),
+            display_name: "Acme".to_owned(),
+            issuer: Some(ISSUER.to_owned()),
+            endpoints,
+            revocation_reach: RevocationReach::default(),
+            client: Client {
+                id: "broker".to_owned(),
+                auth: ConfiguredAuth::Offered("secret".into()),
+            },
+            default_scopes: Scopes::default(),
+            identity: None,
+        })
+    }
+
+    /// What becomes of usual metadata with some members replaced.
+    fn server(changes: Value, endpoints: Endpoints) -> Result<Server, String> {
+        let mut metadata = serde_json::json!({
+            "issuer": ISSUER,
+            "authorization_endpoint": "https://login.acme.example/authorize",
+            "token_endpoint": "https://api.acme.example/token",
+            "jwks_uri": "https://api.acme.example/jwks",
+        });
+        for (name, value) in changes.as_object().expect("an object") {
+            metadata[name] = value.clone();
+        }
+        let provider = acme(endpoints);
+        let egress = Egress::new([&*provider], Vec::new());
+        let http = Http::new(egress).expect("TLS");
+        http.server(&provider, ISSUER, &metadata).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn metadata_is_read() {
+        let server = server(
+            serde_json::json!({
+                "authorization_response_iss_parameter_supported": true,
+                "token_endpoint_auth_methods_supported": ["private_key_jwt", "client_secret_post"],
+            }),
+            Endpoints {
+                token: Some("https://proxy.acme.example/token".parse().expect("a URL")),
+                ..Endpoints::default()
+            },
+        )
+        .expect("a server");
+        assert_eq!(server.authorization_endpoint.path(), "/authorize");
+        // The configuration's own comes first.
+        assert_eq!(server.token_endpoint.as_str(), "https://proxy.acme.example/token");
+        assert!(server.checks_id_tokens() && server.iss_required);
+        assert_eq!((server.revocation_endpoint, server.userinfo_endpoint), (None, None));
+        assert!(matches!(server.client_auth, ClientAuth::Post(_)));
+    }
+
+    #[test]
+    fn metadata_that_must_not_be_used_is_refused() {
+        for (changes, expected) in [
+            (serde_json::json!({"issuer": "https://login.acme.example/tenant/"}), "another issuer"),
+            (serde_json::json!({"issuer": null}), "another issuer"),
+            (serde_json::json!({"token_endpoint": null}), "names no token_endpoint"),
+            (serde_json::json!({"token_endpoint": 1}), "is no text"),
+            (serde_json::json!({"token_endpoint": "http://a.example/"}), "an absolute https URL"),
+            (serde_json::json!({"token_endpoint": "http://127.0.0.1/"}), "must be an https URL"),
+            (serde_json::json!({"jwks_uri": "https://127.0.0.1/"}), "has no public address"),
+            (serde_json::json!({"revocation_endpoint": "https://10.0.0.1/"}), "no public address"),
+            (serde_json::json!({"userinfo_endpoint": "https://u@a.example/"}), "user information"),
+            (serde_json::json!({"token_endpoint_auth_methods_supported": ["none"]}), "client_auth"),
+        ] {
+            let wrong = server(changes.clone(), Endpoints::default()).expect_err("refused");
+            assert!(wrong.contains(expected), "{changes}: {wrong}");
+        }
+    }
+
+    #[test]
+    fn the_two_places_of_metadata() {
+        let places = |issuer| well_known(issuer).expect("a URL").map(String::from);
+        assert_eq!(
+            places("https://a.example/t/1/"),
+            [
+                "https://a.example/t/1/.well-known/openid-configuration",
+                "https://a.example/.well-known/oauth-authorization-server/t/1",
+            ]
+        );
+        assert_eq!(
+            places("https://a.example"),
+            [
+                "https://a.example/.well-known/openid-configuration",
+                "https://a.example/.well-known/oauth-authorization-server",
+            ]
+        );
+    }
+}

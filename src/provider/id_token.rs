@@ -1,0 +1,196 @@
+//! ID tokens: checked at the exchange of a code (OpenID Connect Core section 3.1.3.7), compared at a
+//! refresh (section 12.2).
+
+use std::time::Duration;
+
+use jsonwebtoken::jwk::{Jwk, PublicKeyUse};
+use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, Header, Validation};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Map, Value};
+use url::Url;
+
+use super::directory::Directory;
+use super::error::ProviderError;
+use crate::domain::provider::{Provider, Server};
+use crate::domain::time::Timestamp;
+
+/// How far the provider's clock may be from the database's.
+const LEEWAY: Duration = Duration::from_secs(60);
+
+/// How many keys are tried where an ID token does not name its own.
+const MOST_TRIED: usize = 10;
+
+/// What a token is signed with: public keys alone. `none` is no signature, and one by the client's
+/// secret would be one by everybody who has it.
+const ALGORITHMS: [Algorithm; 9] = [
+    Algorithm::RS256,
+    Algorithm::RS384,
+    Algorithm::RS512,
+    Algorithm::PS256,
+    Algorithm::PS384,
+    Algorithm::PS512,
+    Algorithm::ES256,
+    Algorithm::ES384,
+    Algorithm::EdDSA,
+];
+
+/// The claims of an ID token that was checked.
+#[derive(Debug, Clone)]
+pub struct Claims {
+    /// Who the user is, for ever (section 2).
+    pub sub: String,
+    /// Everything.
+    pub all: Map<String, Value>,
+}
+
+/// What an ID token must be.
+#[derive(Debug, Clone, Copy)]
+pub struct Expected<'a> {
+    /// The nonce of the authorization request.
+    pub nonce: &'a str,
+    /// The time, on the database's clock.
+    pub now: Timestamp,
+}
+
+/// Why an ID token is not believed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum IdTokenError {
+    /// It says or lacks something. Never with a value.
+    #[error("{0}")]
+    Invalid(String),
+    /// The keys to check it with cannot be had.
+    #[error("cannot read the keys: {0}")]
+    Keys(ProviderError),
+}
+
+impl Directory {
+    /// Checks an ID token that came with an authorization code's tokens.
+    ///
+    /// # Errors
+    ///
+    /// [`IdTokenError`].
+    pub async fn check_id_token(
+        &self,
+        server: &Server,
+        token: &SecretString,
+        expected: Expected<'_>,
+    ) -> Result<Claims, IdTokenError> {
+        let token = token.expose_secret();
+        let header = jsonwebtoken::decode_header(token)
+            .map_err(|_| invalid("is no JWT, or of an algorithm that is not known here"))?;
+        if !ALGORITHMS.contains(&header.alg) {
+            return Err(invalid("is not signed with a public key"));
+        }
+        let (Some(issuer), Some(jwks_uri)) = (&server.issuer, &server.jwks_uri) else {
+            return Err(invalid("cannot be checked without an issuer and its keys"));
+        };
+        let keys = self.keys(server, jwks_uri, &header).await?;
+        let all = keys
+            .iter()
+            .find_map(|key| verified(token, &header, key))
+            .ok_or_else(|| invalid("has a signature that none of the provider's keys made"))?;
+        check_claims(server, issuer, &all)?;
+        let seconds = all.get("exp").and_then(Value::as_f64).unwrap_or(f64::NEG_INFINITY);
+        #[expect(clippy::cast_possible_truncation, reason = "saturates, which is right here")]
+        let expires = Timestamp::from_millis((seconds * 1000.0) as i64);
+        if expires + LEEWAY <= expected.now {
+            return Err(invalid("has expired, or has no exp"));
+        }
+        if all.get("nonce").and_then(Value::as_str) != Some(expected.nonce) {
+            return Err(invalid("is of another authorization request (nonce)"));
+        }
+        let sub = sub(&all).ok_or_else(|| invalid("has no sub"))?;
+        Ok(Claims { sub, all })
+    }
+
+    async fn keys(
+        &self,
+        server: &Server,
+        jwks_uri: &Url,
+        header: &Header,
+    ) -> Result<Vec<Jwk>, IdTokenError> {
+        let entry = self
+            .entry(&server.name)
+            .ok_or_else(|| invalid("is of a provider that is not configured"))?;
+        let fits = |key: &Jwk| fits(key, header);
+        let keys =
+            entry.keys.with(self.http(), jwks_uri, fits).await.map_err(IdTokenError::Keys)?;
+        Ok(keys.iter().filter(|key| fits(key)).take(MOST_TRIED).cloned().collect())
+    }
+}
+
+/// Why the ID token of a refresh is somebody else's. Absent where it is the same user's, or none
+/// that can be read: it came straight from the token endpoint, which TLS vouches for (section
+/// 3.1.3.7), so its signature is not looked at, for no key may have to be fetched while a refresh
+/// is under way.
+#[must_use]
+pub fn mismatch(provider: &Provider, token: &SecretString, sub_before: &str) -> Option<String> {
+    let claims: Map<String, Value> =
+        jsonwebtoken::dangerous::insecure_decode_claims(token.expose_secret()).ok()?;
+    let issuer = provider.issuer.as_deref()?;
+    if let Err(wrong) = check_claims(provider, issuer, &claims) {
+        return Some(wrong.to_string());
+    }
+    (sub(&claims)? != sub_before).then(|| "is another user's (sub)".to_owned())
+}
+
+fn invalid(what: &str) -> IdTokenError {
+    IdTokenError::Invalid(format!("the ID token {what}"))
+}
+
+fn sub(claims: &Map<String, Value>) -> Option<String> {
+    let sub = claims.get("sub")?.as_str()?;
+    (!sub.is_empty() && sub.len() <= 255).then(|| sub.to_owned())
+}
+
+/// Who issued it, and for whom.
+fn check_claims(
+    provider: &Provider,
+    issuer: &str,
+    claims: &Map<String, Value>,
+) -> Result<(), IdTokenError> {
+    if claims.get("iss").and_then(Value::as_str) != Some(issuer) {
+        return Err(invalid("is of another issuer (iss)"));
+    }
+    let client = provider.client.id.as_str();
+    let (audience, alone) = match claims.get("aud") {
+        Some(Value::String(one)) => (one == client, true),
+        Some(Value::Array(several)) => (several.iter().any(|a| a == client), several.len() == 1),
+        _ => (false, true),
+    };
+    if !audience {
+        return Err(invalid("is for another client (aud)"));
+    }
+    match claims.get("azp") {
+        Some(party) if party == client => Ok(()),
+        None if alone => Ok(()),
+        _ => Err(invalid("was issued to another client (azp)")),
+    }
+}
+
+/// Whether a key may have made the signature.
+fn fits(key: &Jwk, header: &Header) -> bool {
+    let common = &key.common;
+    let named = header.kid.is_none() || header.kid == common.key_id;
+    let signs = !matches!(common.public_key_use, Some(PublicKeyUse::Encryption));
+    let algorithm = common.key_algorithm.is_none_or(|algorithm| {
+        algorithm.to_string().parse().is_ok_and(|algorithm: Algorithm| algorithm == header.alg)
+    });
+    let family = DecodingKey::from_jwk(key).is_ok_and(|key| {
+        key.family() == header.alg.family() && key.family() != AlgorithmFamily::Hmac
+    });
+    named && signs && algorithm && family
+}
+
+/// The claims, where this key made the signature. What they say is checked elsewhere.
+fn verified(token: &str, header: &Header, key: &Jwk) -> Option<Map<String, Value>> {
+    let key = DecodingKey::from_jwk(key).ok()?;
+    let mut validation = Validation::new(header.alg);
+    // Time is the database's, and `aud` is checked together with `azp`.
+    validation.validate_exp = false;
+    validation.validate_aud = false;
+    validation.required_spec_claims.clear();
+    jsonwebtoken::decode::<Map<String, Value>>(token, &key, &validation)
+        .ok()
+        .map(|token| token.claims)
+}
