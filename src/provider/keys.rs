@@ -17,9 +17,6 @@ const FRESH: Duration = Duration::from_secs(60 * 60);
 /// How long keys are used while they cannot be read again.
 const STALE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How soon keys may be read again because of a key that is not among them.
-const PAUSE: Duration = Duration::from_secs(2);
-
 /// The most keys of one provider that are looked at.
 const MOST: usize = 100;
 
@@ -35,7 +32,8 @@ struct Read {
 
 impl Keys {
     /// The keys, among which `wanted` finds one unless the provider has none such. A key that is
-    /// not known yet is a reason to read them again (OpenID Connect Core section 10.1.1).
+    /// not known yet is a reason to read them again (OpenID Connect Core section 10.1.1): once an ID
+    /// token, which is once a code.
     pub(super) async fn with(
         &self,
         http: &Http,
@@ -43,10 +41,8 @@ impl Keys {
         wanted: impl Fn(&Jwk) -> bool,
     ) -> Result<Arc<[Jwk]>, ProviderError> {
         let mut read = self.0.lock().await;
-        let known = read.as_ref().filter(|read| {
-            let age = read.at.elapsed();
-            age < PAUSE || (age < FRESH && read.keys.iter().any(&wanted))
-        });
+        let known =
+            read.as_ref().filter(|read| read.at.elapsed() < FRESH && read.keys.iter().any(&wanted));
         if let Some(known) = known {
             return Ok(Arc::clone(&known.keys));
         }

@@ -12,8 +12,12 @@ const SERVICE: &str = "tokenbroker.v1.TokenBrokerService";
 
 pub fn trials() -> Vec<Trial> {
     vec![
-        trial_with("grpcurl", "grpcurl::lists_and_describes_without_a_credential", describes),
-        trial_with("grpcurl", "grpcurl::calls_and_prints_the_details_of_errors", calls),
+        trial_with(
+            &[tools::GRPCURL],
+            "grpcurl::lists_and_describes_without_a_credential",
+            describes,
+        ),
+        trial_with(&[tools::GRPCURL], "grpcurl::calls_and_prints_the_details_of_errors", calls),
     ]
 }
 

@@ -4,6 +4,7 @@
 pub mod browser;
 pub mod ports;
 pub mod postgres;
+pub mod servers;
 pub mod tools;
 pub mod world;
 
@@ -40,19 +41,15 @@ where
     })
 }
 
-/// A test that needs a tool: skipped by name where the tool is missing, and failed in CI.
-pub fn trial_with<F>(tool: &'static str, name: impl Into<String>, test: fn() -> F) -> Trial
+/// A test that needs tools: skipped by name where one is missing, and failed in CI.
+pub fn trial_with<F>(tools: &[&'static str], name: impl Into<String>, test: fn() -> F) -> Trial
 where
     F: Future<Output = ()> + Send + 'static,
 {
     let name = name.into();
-    let found = match tool {
-        postgres::TOOL => postgres::binaries().is_some(),
-        tool => tools::find(tool).is_some(),
-    };
-    if found {
+    let Some(tool) = tools.iter().copied().find(|tool| !tools::is_there(tool)) else {
         return trial(name, test);
-    }
+    };
     if std::env::var_os("CI").is_some() {
         return Trial::test(name, move || Err(Failed::from(format!("{tool} is missing"))));
     }

@@ -6,9 +6,11 @@ mod child;
 mod commands;
 mod demo;
 mod life;
+mod premises;
 mod refused;
 mod search;
 mod secrets;
+mod servers;
 mod site;
 
 use libtest_mimic::Trial;
@@ -16,6 +18,7 @@ use libtest_mimic::Trial;
 pub fn trials() -> Vec<Trial> {
     let all = [
         life::trials(),
+        servers::trials(),
         refused::trials(),
         commands::trials(),
         secrets::trials(),

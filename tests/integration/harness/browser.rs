@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use reqwest::header::{COOKIE, HeaderMap, LOCATION, SET_COOKIE};
+use scraper::{Html, Selector};
 use url::Url;
 
 /// A browser with its own cookies.
@@ -11,6 +12,15 @@ pub struct Browser {
     /// By origin, then name.
     pub cookies: HashMap<String, HashMap<String, String>>,
 }
+
+/// Somebody with an account at an authorization server.
+pub struct User {
+    pub name: &'static str,
+    pub password: &'static str,
+}
+
+/// The one user that every server of the tests has.
+pub const ALICE: User = User { name: "alice", password: "correct horse battery" };
 
 /// What the browser shows in the end.
 #[derive(Debug)]
@@ -21,15 +31,19 @@ pub struct Page {
     pub body: String,
 }
 
+/// A client that follows nothing.
+pub fn client() -> reqwest::Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .build()
+        .expect("a client")
+}
+
 impl Browser {
     pub fn new() -> Self {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .build()
-            .expect("a client");
-        Self { client, cookies: HashMap::new() }
+        Self { client: client(), cookies: HashMap::new() }
     }
 
     /// One GET, without following anything.
@@ -62,6 +76,24 @@ impl Browser {
             jar.insert(name.to_owned(), value.to_owned());
         }
         Page { url, status, headers, body: response.text().await.expect("a body") }
+    }
+
+    /// Opens a start link and goes through the pages of a real authorization server as `user`, who
+    /// agrees to everything. Gives the redirect URI that the browser is sent to in the end, unopened.
+    pub async fn sign_in(&mut self, link: &str, user: &User, redirect_uri: &str) -> Url {
+        let mut page = self.get(link).await;
+        // More pages than any server has.
+        for _ in 0..30 {
+            page = match page.location() {
+                Some(next) if next.as_str().starts_with(redirect_uri) => return next,
+                Some(next) => self.get(next.as_str()).await,
+                None => {
+                    let (target, form) = page.filled_in(user);
+                    self.post(target.as_str(), &form).await
+                }
+            };
+        }
+        panic!("no redirect after many pages: {page:?}");
     }
 
     /// Follows redirects from a page until one is shown.
@@ -111,6 +143,33 @@ impl Page {
     pub fn location(&self) -> Option<Url> {
         let location = self.headers.get(LOCATION)?.to_str().expect("a URL");
         Some(self.url.join(location).expect("a URL"))
+    }
+
+    /// The page's one form as a user fills it in who agrees to what is asked.
+    fn filled_in(&self, user: &User) -> (Url, Vec<(String, String)>) {
+        assert_eq!(self.status, 200, "{}", self.body);
+        let document = Html::parse_document(&self.body);
+        let select = |selector: &str| Selector::parse(selector).expect("a selector");
+        let form = document.select(&select("form")).next();
+        let form = form.unwrap_or_else(|| panic!("no form in {}", self.body));
+        let mut fields = Vec::new();
+        for input in form.select(&select("input[name]")) {
+            let value = input.attr("value").unwrap_or_default();
+            let name = input.attr("name").unwrap_or_default();
+            let value = match (input.attr("type").unwrap_or("text"), name) {
+                ("hidden", _) => value,
+                ("password", _) => user.password,
+                ("text" | "email", "login" | "username") => user.name,
+                _ => continue,
+            };
+            fields.push((name.to_owned(), value.to_owned()));
+        }
+        let agree = form.select(&select("button[name][value=accept]")).next();
+        if let Some(name) = agree.and_then(|button| button.attr("name")) {
+            fields.push((name.to_owned(), "accept".to_owned()));
+        }
+        let target = self.url.join(form.attr("action").unwrap_or_default()).expect("a URL");
+        (target, fields)
     }
 
     /// The value of a hidden field.

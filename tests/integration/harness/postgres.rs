@@ -11,9 +11,6 @@ use tempfile::TempDir;
 
 use super::ports::free_address;
 
-/// How a skipped test names what it lacks.
-pub const TOOL: &str = "postgresql";
-
 /// What `initdb` makes us: the server trusts whoever reaches its loopback port.
 const USER: &str = "broker";
 

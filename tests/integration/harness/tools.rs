@@ -2,9 +2,31 @@
 
 use std::path::{Path, PathBuf};
 
+use super::postgres;
+
+pub const POSTGRESQL: &str = "postgresql";
+pub const GRPCURL: &str = "grpcurl";
+/// Chromium with its WebDriver.
+pub const CHROMIUM: &str = "chromium";
+/// Node with the packages of `package.json`.
+pub const NODE: &str = "node";
+/// Python with the packages of `tests/servers/requirements.txt`.
+pub const PYTHON: &str = "python";
+
 /// The repository.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Whether tests that need a tool can run.
+pub fn is_there(tool: &str) -> bool {
+    match tool {
+        POSTGRESQL => postgres::binaries().is_some(),
+        CHROMIUM => find("chromium").is_some() && find("chromedriver").is_some(),
+        NODE => find("node").is_some() && root().join("node_modules/oidc-provider").is_dir(),
+        PYTHON => python().is_some(),
+        tool => find(tool).is_some(),
+    }
 }
 
 /// Finds a program in the project's own tools, and then on the path.
@@ -15,4 +37,11 @@ pub fn find(tool: &str) -> Option<PathBuf> {
         .chain(std::env::split_paths(&path))
         .map(|folder| folder.join(tool))
         .find(|candidate| candidate.is_file())
+}
+
+/// The interpreter of the virtual environment, once its packages are all there.
+pub fn python() -> Option<PathBuf> {
+    let environment = root().join(".tools/python");
+    let complete = environment.join(".installed-requirements.txt").is_file();
+    complete.then(|| environment.join("bin/python"))
 }

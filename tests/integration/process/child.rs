@@ -175,7 +175,15 @@ pub struct Serving {
 }
 
 impl Serving {
+    /// Starts it, and waits until it has reached its database.
     pub async fn start(command: Command) -> Self {
+        let mut serving = Self::bound(command).await;
+        serving.process.stderr.logged("storage answers").await;
+        serving
+    }
+
+    /// Starts it, and waits no longer than until its listeners are bound.
+    pub async fn bound(command: Command) -> Self {
         let mut process = Running::start(command);
         let line = process.stderr.logged("serving").await;
         let address = |field: &str| {

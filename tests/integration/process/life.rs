@@ -251,13 +251,13 @@ async fn healthy() {
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
 }
 
-async fn state(serving: &Serving, id: &str) -> AuthorizationState {
+pub async fn state(serving: &Serving, id: &str) -> AuthorizationState {
     let request = proto::GetAuthorizationRequest { authorization_id: id.to_owned() };
     let answer = serving.client().await.get_authorization(request).await.expect("it is known");
     answer.into_inner().authorization.expect("it is known").state()
 }
 
-async fn token(serving: &Serving, subject: &str) -> String {
+pub async fn token(serving: &Serving, subject: &str) -> String {
     let answer = serving.client().await.get_token(get_token(subject)).await.expect("a token");
     answer.into_inner().token.expect("a token").access_token
 }

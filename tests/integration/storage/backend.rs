@@ -24,7 +24,7 @@ use token_broker::storage::{
 };
 
 use crate::harness::world::{BEGINNING, name};
-use crate::harness::{postgres, trial, trial_with};
+use crate::harness::{postgres, tools, trial, trial_with};
 
 /// How long links, codes and access tokens of these tests live.
 pub const LINK_TTL: Duration = Duration::from_secs(600);
@@ -83,7 +83,7 @@ impl Backend for Postgres {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        trial_with(postgres::TOOL, format!("storage::{}::{name}", Self::NAME), test)
+        trial_with(&[tools::POSTGRESQL], format!("storage::{}::{name}", Self::NAME), test)
     }
 }
 
