@@ -91,14 +91,15 @@ pub async fn run(
     let mut parts = JoinSet::new();
 
     health.set_service_status(grpc::SERVICE_NAME, ServingStatus::NotServing).await;
-    let reporting = tokio::spawn(report(health.clone(), in_contact, ready, stopping.clone()));
+    let reported = report(health.clone(), in_contact.clone(), ready, stopping.clone());
+    let reporting = tokio::spawn(reported);
     let watching = workers::contact::run(Arc::clone(&broker), contact, schema);
     parts.spawn(async move { watching.await.map_err(|reason| ("storage", reason)) });
     // Nobody waits for it: what is still unknown is asked for when it is needed.
     let learning = Arc::clone(&broker);
     let learning = tokio::spawn(async move { learning.providers().learn_all().await });
-    parts.spawn(named(workers::revocations::run(Arc::clone(&broker))));
-    parts.spawn(named(workers::sweep::run(Arc::clone(&broker))));
+    parts.spawn(named(once(in_contact.clone(), workers::revocations::run(Arc::clone(&broker)))));
+    parts.spawn(named(once(in_contact.clone(), workers::sweep::run(Arc::clone(&broker)))));
 
     let end = |token: &CancellationToken| token.clone().cancelled_owned();
     let grpc = grpc::serve(Arc::clone(&broker), listeners.grpc, health, end(&stopping));
@@ -139,6 +140,14 @@ pub async fn run(
         Some(fault) => Err(fault),
         None if drained.is_err() => Err(RunError::Undrained),
         None => Ok(()),
+    }
+}
+
+/// Begins some work at the first contact with storage, which has its schema by then. Never, where
+/// there is none before the end.
+async fn once(mut in_contact: watch::Receiver<bool>, work: impl Future<Output = ()>) {
+    if in_contact.wait_for(|there| *there).await.is_ok() {
+        work.await;
     }
 }
 

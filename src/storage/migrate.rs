@@ -66,7 +66,7 @@ impl Storage {
             CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)";
         let made = self.postgres(TABLE, []).await;
         if made.as_ref().is_err_and(StorageError::is_unique_violation) {
-            // Two make the table at once; PostgreSQL lets one fail although it says IF NOT EXISTS.
+            // As in `migration_status`.
             return Ok(false);
         }
         made?;
@@ -104,6 +104,14 @@ impl Storage {
     ///
     /// [`StorageError`] where the database cannot be read.
     pub async fn migration_status(&self) -> Result<MigrationStatus, StorageError> {
+        match self.read_migrations().await {
+            // Two make that table at once; PostgreSQL lets one fail although it says IF NOT EXISTS.
+            Err(error) if error.is_unique_violation() => self.read_migrations().await,
+            read => read,
+        }
+    }
+
+    async fn read_migrations(&self) -> Result<MigrationStatus, StorageError> {
         let names = |steps: Vec<_>| {
             steps.iter().map(|step: &sea_orm_migration::Migration| step.name().to_owned()).collect()
         };

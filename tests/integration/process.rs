@@ -4,6 +4,7 @@
 mod canary;
 mod child;
 mod commands;
+mod database;
 mod demo;
 mod life;
 mod premises;
@@ -19,6 +20,7 @@ pub fn trials() -> Vec<Trial> {
     let all = [
         life::trials(),
         servers::trials(),
+        database::trials(),
         refused::trials(),
         commands::trials(),
         secrets::trials(),

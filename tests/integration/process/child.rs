@@ -159,6 +159,22 @@ impl Output {
         .await
     }
 
+    /// Waits until there are so many log lines with this message whose error starts with, or holds,
+    /// `error`.
+    pub async fn repeated(&mut self, message: &str, times: usize, error: &str) {
+        let count = |text: &str| {
+            let lines = text.lines().filter_map(|line| serde_json::from_str(line).ok());
+            lines
+                .filter(|line: &serde_json::Value| line["message"] == message)
+                .filter(|line| line["error"].as_str().is_some_and(|text| text.contains(error)))
+                .count()
+        };
+        let enough = self.text.wait_for(|text| count(&String::from_utf8_lossy(text)) >= times);
+        let seen = tokio::time::timeout(PATIENCE, enough).await;
+        let seen = seen.is_ok_and(|seen| seen.is_ok());
+        assert!(seen, "not {times} times {message}, {error}:\n{}", self.so_far());
+    }
+
     /// All of it, once the process has ended.
     async fn whole(self) -> String {
         self.reading.await.expect("the reader does not panic");
