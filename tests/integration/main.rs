@@ -3,6 +3,7 @@
 
 mod grpcurl;
 mod harness;
+mod issuer;
 mod lifecycle;
 mod process;
 mod redirect;
@@ -16,6 +17,7 @@ fn main() -> ExitCode {
     let arguments = libtest_mimic::Arguments::from_args();
     let trials = [
         grpcurl::trials(),
+        issuer::trials(),
         lifecycle::trials(),
         process::trials(),
         redirect::trials(),

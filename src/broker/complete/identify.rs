@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::{Map, Value};
+
 use super::Start;
 use crate::broker::Broker;
 use crate::domain::authorization::Authorization;
@@ -36,6 +38,10 @@ pub(super) enum Unidentified {
     Storage(StorageError),
 }
 
+fn sub_in(fields: &Map<String, Value>) -> Option<&str> {
+    fields.get("sub").and_then(Value::as_str)
+}
+
 impl Broker {
     /// Finds out who consented. Before anybody is asked, the answer is sealed.
     pub(super) async fn identify(
@@ -68,7 +74,7 @@ impl Broker {
             false => None,
         };
         let sub = claims.as_ref().map(|claims| claims.sub.clone());
-        let named = |fields| name_in(fields, server.identity.as_deref());
+        let named = |fields: &_| name_in(fields, server.identity.as_deref());
         let mut name = claims.as_ref().and_then(|claims| named(&claims.all));
         if name.is_none()
             && let Some(endpoint) = userinfo
@@ -77,7 +83,7 @@ impl Broker {
             let asked = self.providers.http().userinfo(endpoint, token);
             name = match tokio::time::timeout(USERINFO_LIMIT, asked).await {
                 // An answer about somebody else is not to be used (section 5.3.2).
-                Ok(Ok(Some(fields))) if sub.as_deref().is_none_or(|sub| fields["sub"] == sub) => {
+                Ok(Ok(Some(fields))) if sub.is_none() || sub.as_deref() == sub_in(&fields) => {
                     named(&fields)
                 }
                 Ok(Ok(_)) => None,

@@ -215,9 +215,10 @@ async fn odd_redirects(site: &Site, serving: &Serving, secrets: &mut Secrets, to
     // The provider's error comes with words that may be anything.
     let canary = secrets.canary("description in a redirect");
     let mut redirect = browser.redirect_of(&started.authorization_url, "deny").await;
-    let state = redirect.query_pairs().find(|(name, _)| name == "state").expect("a state").1;
+    let sent = |wanted: &str| redirect.query_pairs().find(|(name, _)| name == wanted);
+    let (state, iss) = (sent("state").expect("a state").1, sent("iss").expect("an iss").1);
     let query = format!("error=server_error&error_description={canary}&error_uri={canary}");
-    let query = format!("{query}&access_token={canary}&state={state}");
+    let query = format!("{query}&access_token={canary}&state={state}&iss={iss}");
     redirect.set_query(Some(&query));
     let page = browser.get(redirect.as_str()).await;
     assert_eq!(page.status, 502);

@@ -11,7 +11,8 @@ use token_broker::domain::provider::RevocationReach;
 use token_broker::storage::Disposal;
 
 use super::backend::{
-    Backend, CONFIRMATION_TTL, DOOMED, LINK_TTL, QUARANTINE, Store, at_once, disposal, key,
+    Backend, CONFIRMATION_TTL, DOOMED, LINK_TTL, QUARANTINE, Store, answer, at_once, disposal,
+    identity, key, tokens,
 };
 use crate::harness::world::name;
 
@@ -19,6 +20,7 @@ pub fn trials<B: Backend>() -> Vec<Trial> {
     vec![
         B::trial("a_far_reaching_revocation_hurts_no_other_grant", far_reaching::<B>),
         B::trial("the_sweep_ends_what_waited_for_too_long", overdue::<B>),
+        B::trial("an_answer_that_is_held_is_disposed_of_with_its_exchange", held::<B>),
         B::trial("the_sweep_forgets_what_ended_long_ago", forgotten::<B>),
         B::trial("the_sweep_deals_with_as_many_as_it_is_told", limit::<B>),
         B::trial("eight_sweeps_at_once_dispose_once", at_once_once::<B>),
@@ -62,6 +64,35 @@ async fn overdue<B: Backend>() {
     assert_eq!(sweep(&store, 100).await, 0);
     // Tokens that nobody confirmed.
     assert_eq!(store.due().await, ["access-3", "access-4", "refresh-3", "refresh-4"]);
+}
+
+/// A process that ended while the provider was asked who the user is, and a user who cancelled.
+async fn held<B: Backend>() {
+    let store = Store::new::<B>().await;
+    let hold = async |authorization: &_, label| {
+        store.storage.hold_answer(authorization, &answer(label)).await.expect("storage")
+    };
+    let lost = store.exchanging(&key("u1")).await;
+    assert!(hold(&lost, "lost").await);
+    let cancelled = store.exchanging(&key("u2")).await;
+    assert!(hold(&cancelled, "cancelled").await);
+    store.storage.cancel_authorization(&cancelled, &disposal()).await.expect("storage");
+    assert_eq!(store.due().await, ["access-cancelled", "refresh-cancelled"]);
+    // One that was cancelled before has no place for it.
+    assert!(!hold(&cancelled, "late").await);
+    // One that goes on is not disturbed: what is stored is what it says in the end.
+    let done = store.exchanging(&key("u3")).await;
+    assert!(hold(&done, "done").await);
+    assert!(store.quarantine(&done, "done").await);
+
+    store.advance(EXCHANGE_LIMIT);
+    assert_eq!(sweep(&store, 100).await, 1);
+    let due = store.due().await;
+    assert!(due.contains(&"access-lost".to_owned()), "{due:?}");
+    assert!(due.contains(&"refresh-lost".to_owned()), "{due:?}");
+    let tokens = tokens("done", store.now());
+    let stored = store.storage.authorize(&done, &tokens, &identity(), &[]).await;
+    assert_eq!(stored.expect("storage").expect("a grant").identity, identity());
 }
 
 async fn forgotten<B: Backend>() {
