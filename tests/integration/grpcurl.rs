@@ -3,10 +3,11 @@
 use std::process::Output;
 
 use libtest_mimic::Trial;
+use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::harness::world::{PROVIDER, api_key};
-use crate::harness::{World, tools, trial_with};
+use crate::harness::{Browser, World, tools, trial_with};
 
 const SERVICE: &str = "tokenbroker.v1.TokenBrokerService";
 
@@ -18,6 +19,8 @@ pub fn trials() -> Vec<Trial> {
             describes,
         ),
         trial_with(&[tools::GRPCURL], "grpcurl::calls_and_prints_the_details_of_errors", calls),
+        trial_with(&[tools::GRPCURL], "grpcurl::calls_every_method", every_method),
+        trial_with(&[tools::GRPCURL], "grpcurl::reflects_both_ways_and_takes_the_proto", reflects),
     ]
 }
 
@@ -50,6 +53,114 @@ async fn describes() {
     ])
     .await;
     assert!(text(&health.stdout).contains("SERVING"), "{}", text(&health.stderr));
+}
+
+/// One call with the key of `helper`; gives what is printed where it succeeds, or else the error.
+async fn call(world: &World, method: &str, request: &Value) -> Result<Value, String> {
+    let header = format!("authorization: Bearer {}", api_key("helper").expose());
+    let address = world.grpc_address.to_string();
+    let method = format!("{SERVICE}/{method}");
+    let request = request.to_string();
+    let call = ["-plaintext", "-H", &header, "-d", &request, &address, &method];
+    let called = grpcurl(&call).await;
+    if called.status.success() {
+        Ok(serde_json::from_slice(&called.stdout).expect("JSON"))
+    } else {
+        Err(text(&called.stderr))
+    }
+}
+
+async fn every_method() {
+    let world = World::start().await;
+    let key = json!({"provider": PROVIDER, "subject": "u1"});
+    let run = async |method: &str, request: Value| {
+        call(&world, method, &request).await.unwrap_or_else(|error| panic!("{method}: {error}"))
+    };
+    let listed = run("ListProviders", json!({})).await;
+    assert_eq!(listed["providers"][0]["name"], PROVIDER);
+    let started = run("Authorize", json!({"key": key})).await;
+    let id = &started["authorizationId"];
+    let seen = run("GetAuthorization", json!({"authorization_id": id})).await;
+    assert_eq!(seen["authorization"]["state"], "AUTHORIZATION_STATE_PENDING");
+    let other = run("Authorize", json!({"key": key})).await;
+    let cancel = json!({"authorization_id": other["authorizationId"]});
+    let cancelled = run("CancelAuthorization", cancel.clone()).await;
+    assert_eq!(cancelled["authorization"]["state"], "AUTHORIZATION_STATE_CANCELLED");
+    // It ends after the final state.
+    let watched = run("WatchAuthorization", cancel).await;
+    assert_eq!(watched["authorization"]["state"], "AUTHORIZATION_STATE_CANCELLED");
+
+    let link = started["authorizationUrl"].as_str().expect("a link");
+    let code = Browser::new().allow(link).await.confirmation_code().expect("a code");
+    let confirmed = run("ConfirmAuthorization", json!({"subject": "u1", "code": code})).await;
+    assert_eq!(confirmed["grant"]["key"]["subject"], "u1");
+    let lent = run("GetToken", json!({"key": key})).await;
+    let first = lent["token"]["accessToken"].as_str().expect("a token");
+    let etag = &lent["token"]["etag"];
+    let refreshed = run("Refresh", json!({"key": key, "etag": etag})).await;
+    let second = refreshed["token"]["accessToken"].as_str().expect("a token");
+    assert_ne!(first, second);
+    let grants = run("ListGrants", json!({"subject": "u1"})).await;
+    assert_eq!(grants["grants"].as_array().expect("a list").len(), 1);
+    assert_eq!(grants["grants"][0]["state"], "GRANT_STATE_ACTIVE");
+    let revoked = run("Revoke", json!({"key": key})).await;
+    assert_eq!(revoked["revocation"], "REVOCATION_DONE");
+    let revoked = run("RevokeAll", json!({"subject": "u1"})).await;
+    assert_eq!(revoked, json!({}));
+    let refused = call(&world, "GetToken", &json!({"key": key})).await.expect_err("no grant");
+    assert!(refused.contains(r#""reason": "AUTHORIZATION_REQUIRED""#), "{refused}");
+
+    // Every method of the contract was called.
+    let address = world.grpc_address.to_string();
+    let listed = text(&grpcurl(&["-plaintext", &address, "list", SERVICE]).await.stdout);
+    let called = [
+        "Authorize",
+        "CancelAuthorization",
+        "ConfirmAuthorization",
+        "GetAuthorization",
+        "GetToken",
+        "ListGrants",
+        "ListProviders",
+        "Refresh",
+        "Revoke",
+        "RevokeAll",
+        "WatchAuthorization",
+    ];
+    let called: Vec<_> = called.iter().map(|method| format!("{SERVICE}.{method}")).collect();
+    assert_eq!(listed.lines().collect::<Vec<_>>(), called);
+}
+
+/// grpcurl asks by the first version of reflection that a server has; older tools by the one before.
+async fn reflects() {
+    let world = World::start().await;
+    let address = world.grpc_address.to_string();
+    for version in ["v1", "v1alpha"] {
+        let method = format!("grpc.reflection.{version}.ServerReflection/ServerReflectionInfo");
+        let request = format!(r#"{{"file_containing_symbol":"{SERVICE}"}}"#);
+        let asked = grpcurl(&["-plaintext", "-d", &request, &address, &method]).await;
+        let told = text(&asked.stdout);
+        assert!(told.contains("fileDescriptorProto"), "{version}: {}", text(&asked.stderr));
+    }
+    // The details of errors are known too.
+    let detail = grpcurl(&["-plaintext", &address, "describe", "google.rpc.ErrorInfo"]).await;
+    assert!(text(&detail.stdout).contains("string reason"), "{}", text(&detail.stderr));
+    // Without reflection, the contract's file does as well.
+    let proto = tools::root().join("proto");
+    let header = format!("authorization: Bearer {}", api_key("helper").expose());
+    let called = grpcurl(&[
+        "-plaintext",
+        "-use-reflection=false",
+        "-import-path",
+        proto.to_str().expect("a plain path"),
+        "-proto",
+        "tokenbroker/v1/token_broker.proto",
+        "-H",
+        &header,
+        &address,
+        &format!("{SERVICE}/ListProviders"),
+    ])
+    .await;
+    assert!(text(&called.stdout).contains(PROVIDER), "{}", text(&called.stderr));
 }
 
 async fn calls() {

@@ -7,6 +7,7 @@ mod invalid;
 mod lists;
 mod namespaces;
 mod policy;
+mod reasons;
 mod refresh;
 mod revoke;
 mod starting;
@@ -24,6 +25,7 @@ pub fn trials() -> Vec<Trial> {
         lists::trials(),
         namespaces::trials(),
         policy::trials(),
+        reasons::trials(),
         refresh::trials(),
         revoke::trials(),
         starting::trials(),
