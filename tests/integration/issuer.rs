@@ -3,7 +3,7 @@
 //! What a certified server does is in `process::servers`; here is an issuer that misbehaves.
 
 mod discovery;
-mod fake;
+pub mod fake;
 mod id_tokens;
 mod identity;
 

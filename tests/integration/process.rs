@@ -2,7 +2,7 @@
 //! the environment, observed by what they print and by the sockets that they open.
 
 mod canary;
-mod child;
+pub mod child;
 mod commands;
 mod database;
 mod demo;
