@@ -8,6 +8,8 @@ mod authorizations;
 mod bots;
 mod cache;
 mod database;
+#[cfg(test)]
+mod docs;
 mod document;
 mod egress;
 mod encryption;

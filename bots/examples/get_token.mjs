@@ -1,45 +1,42 @@
-// Prints a user's access token at a provider, or else the link by which the user authorizes. With the demo:
+// Prints a user's access token, or the link by which the user allows it. With the demo:
 //
-//     TOKEN_BROKER_ADDRESS=127.0.0.1:50051 TOKEN_BROKER_API_KEY=tbk_… node get_token.mjs demo demo/you
+//     TOKEN_BROKER_ADDRESS=127.0.0.1:50051 TOKEN_BROKER_API_KEY=tbk_… \
+//         node bots/examples/get_token.mjs demo demo/you
+//
+// Needs @grpc/grpc-js and @grpc/proto-loader.
 
 import grpc from '@grpc/grpc-js';
-import { fromJSON, loadSync } from '@grpc/proto-loader';
+import { loadSync } from '@grpc/proto-loader';
 import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 
 const includeDirs = [fileURLToPath(new URL('../../proto', import.meta.url))];
 const contract = loadSync('tokenbroker/v1/token_broker.proto', { includeDirs, keepCase: true });
 const { TokenBrokerService } = grpc.loadPackageDefinition(contract).tokenbroker.v1;
 
-// Without TLS, as on loopback: across a network, the API key needs grpc.credentials.createSsl().
+// Plaintext, as on loopback: across a network, the API key needs grpc.credentials.createSsl().
 const broker = new TokenBrokerService(process.env.TOKEN_BROKER_ADDRESS, grpc.credentials.createInsecure());
 const metadata = new grpc.Metadata();
 metadata.set('authorization', `Bearer ${process.env.TOKEN_BROKER_API_KEY}`);
+const call = (method, request) =>
+  promisify(broker[method]).call(broker, request, metadata, { deadline: Date.now() + 30_000 });
 
-const [provider, subject] = process.argv.slice(2);
-const request = { key: { provider, subject }, start_authorization: {} };
-// Without a deadline, a call may wait forever. This one leaves time for a refresh at the provider.
-const deadline = Date.now() + 30_000;
-broker.GetToken(request, metadata, { deadline }, (error, response) => {
-  if (error) {
-    console.error(error.details);
-    links(error).forEach((link) => console.log(link));
-    process.exitCode = 1;
-  } else {
-    console.log(response.token.access_token);
+// The token, or what to tell the user.
+async function tokenOrLink(provider, subject) {
+  const key = { provider, subject };
+  try {
+    return (await call('GetToken', { key })).token.access_token;
+  } catch (error) {
+    const details = String(error.metadata?.get('grpc-status-details-bin')); // the reason stands there
+    if (!details.includes('AUTHORIZATION_REQUIRED')) throw error;
+    return `Open ${(await call('Authorize', { key })).authorization_url}`;
   }
-  broker.close();
-});
-
-// The details of an error come in a google.rpc.Status, of which this declares what it needs.
-function links(error) {
-  const { Status } = fromJSON({
-    nested: {
-      Any: { fields: { typeUrl: { id: 1, type: 'string' }, value: { id: 2, type: 'bytes' } } },
-      Status: { fields: { details: { id: 3, rule: 'repeated', type: 'Any' } } },
-    },
-  }, { defaults: true });
-  return error.metadata.get('grpc-status-details-bin')
-    .flatMap((bytes) => Status.deserialize(bytes).details)
-    .filter(({ typeUrl }) => typeUrl.endsWith('/tokenbroker.v1.AuthorizeResponse'))
-    .map(({ value }) => contract['tokenbroker.v1.AuthorizeResponse'].deserialize(value).authorization_url);
 }
+
+try {
+  console.log(await tokenOrLink(...process.argv.slice(2)));
+} catch (error) {
+  console.error(error.message);
+  process.exitCode = 1;
+}
+broker.close();

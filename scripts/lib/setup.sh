@@ -88,13 +88,13 @@ need_rust() {
     fi
 }
 
-# The packages of package-lock.json: buf.
+# The packages of package-lock.json: an authorization server, a gRPC client, buf.
 need_node_packages() {
     local installed=node_modules/.installed-package-lock.json
     if cmp -s package-lock.json "$installed"; then
         return
     fi
-    if ! has npm; then
+    if ! has npm && ! { install "nodejs" system_packages nodejs npm && has npm; }; then
         skipped_tests "Node packages" "npm is not installed"
         return 1
     fi
@@ -104,6 +104,47 @@ need_node_packages() {
         return 1
     fi
     cp package-lock.json "$installed"
+}
+
+# What the tests run in Python, in a virtual environment of its own: another authorization server, a
+# gRPC client.
+need_python_packages() {
+    local wanted=tests/servers/requirements.txt venv=.tools/python
+    local installed=$venv/.installed-requirements.txt
+    if cmp -s "$wanted" "$installed"; then
+        return
+    fi
+    if ! has python3; then
+        skipped_tests "Python packages" "python3 is not installed"
+        return 1
+    fi
+    # Begun anew, so that the copy stands for a complete installation. Debian keeps what makes one in
+    # a package of its own.
+    if ! install "python environment" python3 -m venv --clear "$venv" &&
+        ! { install "python3-venv" system_packages python3-venv &&
+            install "python environment" python3 -m venv --clear "$venv"; }; then
+        skipped_tests "Python packages" "python3 could not make a virtual environment"
+        return 1
+    fi
+    if ! install "Python packages" "$venv/bin/python" -m pip install \
+        --quiet --no-input --disable-pip-version-check --requirement "$wanted"; then
+        skipped_tests "Python packages" "pip could not install them"
+        return 1
+    fi
+    cp "$wanted" "$installed"
+}
+
+# The browser and its WebDriver, which must be of one version: both are the system's.
+need_chromium() {
+    if has chromium && has chromedriver; then
+        return
+    fi
+    if install "chromium" system_packages chromium chromium-driver &&
+        has chromium && has chromedriver; then
+        return
+    fi
+    skipped_tests chromium "apt could not install it"
+    return 1
 }
 
 need_grpcurl() {

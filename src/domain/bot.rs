@@ -243,7 +243,15 @@ impl fmt::Debug for Bot {
         f.debug_struct("Bot")
             .field("name", &self.name)
             .field("namespace", &self.namespace)
-            .finish_non_exhaustive()
+            .field("api_keys", &self.api_keys_sha256.len())
+            .field("providers", &self.providers)
+            .field("return_urls", &self.return_urls)
+            .field("confirmation", &self.confirmation)
+            .field("scopes", &self.scopes)
+            .field("subjects", &self.subjects)
+            .field("methods", &self.methods)
+            .field("rate", &self.rate)
+            .finish()
     }
 }
 

@@ -172,9 +172,24 @@ impl fmt::Debug for Provider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Provider")
             .field("name", &self.name)
+            .field("display_name", &self.display_name)
             .field("issuer", &self.issuer)
             .field("endpoints", &self.endpoints)
-            .finish_non_exhaustive()
+            .field("revocation_reach", &self.revocation_reach)
+            .field("client", &self.client)
+            .field("default_scopes", &self.default_scopes)
+            .field("identity", &self.identity)
+            .finish()
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let auth = match &self.auth {
+            ConfiguredAuth::Fixed(auth) => format!("{auth:?}"),
+            ConfiguredAuth::Offered(_) => "as offered".to_owned(),
+        };
+        f.debug_struct("Client").field("id", &self.id).field("auth", &auth).finish()
     }
 }
 

@@ -6,7 +6,7 @@ use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::harness::world::{PROVIDER, api_key};
+use crate::harness::world::{PROVIDER, api_key, authorize};
 use crate::harness::{Browser, World, tools, trial_with};
 
 const SERVICE: &str = "tokenbroker.v1.TokenBrokerService";
@@ -20,6 +20,7 @@ pub fn trials() -> Vec<Trial> {
         ),
         trial_with(&[tools::GRPCURL], "grpcurl::calls_and_prints_the_details_of_errors", calls),
         trial_with(&[tools::GRPCURL], "grpcurl::calls_every_method", every_method),
+        trial_with(&[tools::GRPCURL], "grpcurl::answers_as_the_documentation_shows", documented),
         trial_with(&[tools::GRPCURL], "grpcurl::takes_reflection_or_the_proto", reflects),
     ]
 }
@@ -190,4 +191,73 @@ async fn calls() {
     let lent = grpcurl(&call).await;
     assert!(lent.status.success(), "{}", text(&lent.stderr));
     assert!(text(&lent.stdout).contains(&format!("\"accessToken\": \"{token}\"")));
+}
+
+/// The session of the documentation: what its lines are answered with is what stands below them.
+async fn documented() {
+    let world = World::start().await;
+    let text = std::fs::read_to_string(tools::root().join("docs/grpcurl.md")).expect("the text");
+    let mut code = None;
+    // What one line defines, the later ones use.
+    let mut defined = String::new();
+    let mut run = 0;
+    for (command, expected) in lines_of(&text) {
+        if command.contains("$CODE") && code.is_none() {
+            let request = authorize("u1");
+            let started = world.client().authorize(request).await.expect("a link").into_inner();
+            let page = Browser::new().allow(&started.authorization_url).await;
+            code = Some(page.confirmation_code().expect("a code"));
+        }
+        let grpcurl = tools::find("grpcurl").expect("the harness has found it");
+        let script =
+            format!("grpcurl() {{ {grpcurl:?} \"$@\"; }}\n{defined}\n{{ {command}; }} 2>&1");
+        let printed = Command::new("bash")
+            .args(["-c", &script])
+            .env("ADDRESS", world.grpc_address.to_string())
+            .env("KEY", api_key("helper").expose())
+            .env("CODE", code.as_deref().unwrap_or_default())
+            .output()
+            .await;
+        let printed = self::text(&printed.expect("bash runs").stdout);
+        assert!(fits(printed.trim(), expected.trim()), "{command}\n{printed}\n--\n{expected}");
+        if command.starts_with("call()") {
+            defined = command;
+        }
+        run += 1;
+    }
+    assert_eq!(run, 14);
+}
+
+/// The commands of a text's `console` blocks, each with what should follow.
+fn lines_of(text: &str) -> Vec<(String, String)> {
+    let mut commands: Vec<(String, String)> = Vec::new();
+    for block in text.split("```console\n").skip(1) {
+        for line in block.split("```").next().unwrap_or_default().lines() {
+            match (line.strip_prefix("$ "), commands.last_mut()) {
+                (Some(command), _) => commands.push((command.to_owned(), String::new())),
+                (None, Some((_, expected))) => {
+                    expected.push_str(line);
+                    expected.push('\n');
+                }
+                (None, None) => panic!("an answer without a command: {line}"),
+            }
+        }
+    }
+    commands
+}
+
+/// Whether a text is the expected one, in which `…` stands for anything.
+fn fits(text: &str, expected: &str) -> bool {
+    let mut parts = expected.split('…').map(str::trim);
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = text.strip_prefix(first) else { return false };
+    let mut open = false;
+    for part in parts {
+        open = part.is_empty();
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    open || rest.trim().is_empty()
 }

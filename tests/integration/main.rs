@@ -1,6 +1,7 @@
 //! The integration tests: one binary, so that they link once, with named skips where a tool that a
 //! test needs is missing.
 
+mod bots;
 mod chromium;
 mod grpcurl;
 mod harness;
@@ -17,6 +18,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let arguments = libtest_mimic::Arguments::from_args();
     let trials = [
+        bots::trials(),
         chromium::trials(),
         grpcurl::trials(),
         issuer::trials(),
