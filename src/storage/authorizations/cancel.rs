@@ -1,0 +1,91 @@
+//! The end that the user, the bot or a revocation wants: with it go tokens that nobody has confirmed.
+
+use sea_orm::sea_query::{Expr, ExprTrait};
+use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter};
+
+use super::{AUTHORIZATIONS, AWAITING, EXCHANGING, NewRevocations, PENDING, in_state, of_key};
+use crate::crypto::sealed::Place;
+use crate::domain::authorization::{Authorization, RETENTION, State};
+use crate::domain::grant::GrantKey;
+use crate::domain::time::{Timestamp, millis};
+use crate::domain::token::DoomedToken;
+use crate::storage::entity::authorizations;
+use crate::storage::revocations::{self, Disposal};
+use crate::storage::{Storage, StorageError, Write, rows};
+
+impl Storage {
+    /// Cancels an authorization that is not final. Absent where there is none; otherwise as it
+    /// stands afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`]; then nothing has changed.
+    pub async fn cancel_authorization(
+        &self,
+        authorization: &Authorization,
+        disposal: &Disposal<'_>,
+    ) -> Result<(), StorageError> {
+        let write = self.begin().await?;
+        let only = in_state(authorization.id, &[PENDING, EXCHANGING, AWAITING]);
+        let tokens = self.cancel_where(&write, only, &authorization.key, disposal).await?;
+        let new = NewRevocations::of(&authorization.key, tokens);
+        self.dispose(&write, new, disposal).await?;
+        write.commit().await
+    }
+
+    /// Cancels every authorization of a key that is not final, and gives the tokens that awaited
+    /// confirmation.
+    pub(in crate::storage) async fn cancel_all(
+        &self,
+        write: &Write,
+        key: &GrantKey,
+        disposal: &Disposal<'_>,
+    ) -> Result<Vec<DoomedToken>, StorageError> {
+        let open =
+            of_key(key).add(authorizations::Column::State.is_in([PENDING, EXCHANGING, AWAITING]));
+        self.cancel_where(write, open, key, disposal).await
+    }
+
+    async fn cancel_where(
+        &self,
+        write: &Write,
+        which: Condition,
+        key: &GrantKey,
+        disposal: &Disposal<'_>,
+    ) -> Result<Vec<DoomedToken>, StorageError> {
+        // The quarantine stays for the statement that returns it, and goes with the next.
+        let cancelled = authorizations::Entity::update_many()
+            .col_expr(authorizations::Column::State, Expr::value(State::Cancelled.as_str()))
+            .col_expr(authorizations::Column::FinishedAt, self.now_expr())
+            .col_expr(authorizations::Column::ExpiresAt, self.now_expr().add(millis(RETENTION)))
+            .filter(which)
+            .exec_with_returning(&**write)
+            .await?;
+        let mut doomed = Vec::new();
+        for model in cancelled {
+            doomed.extend(self.purge(write, &model, key, disposal).await?);
+        }
+        Ok(doomed)
+    }
+
+    /// Takes the token answer out of an authorization that has ended, and gives its tokens.
+    pub(super) async fn purge(
+        &self,
+        write: &Write,
+        model: &authorizations::Model,
+        key: &GrantKey,
+        disposal: &Disposal<'_>,
+    ) -> Result<Vec<DoomedToken>, StorageError> {
+        let Some(sealed) = &model.quarantine else { return Ok(Vec::new()) };
+        let row = rows::id(&model.id)?;
+        let place = Place { table: AUTHORIZATIONS, column: "quarantine", row, key };
+        let answer = revocations::unless_damaged(self.open_answer(place, sealed))?;
+        authorizations::Entity::update_many()
+            .col_expr(authorizations::Column::Quarantine, Expr::value(Option::<Vec<u8>>::None))
+            .filter(authorizations::Column::Id.eq(model.id.clone()))
+            .exec(&**write)
+            .await?;
+        let exchanged_at = Timestamp::from_millis(model.exchanged_at.unwrap_or_default());
+        Ok(answer.map(|answer| (disposal.read)(&answer, exchanged_at)).unwrap_or_default())
+    }
+}

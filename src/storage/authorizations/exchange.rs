@@ -1,0 +1,220 @@
+//! From the redirect to the token answer: a code is sent once, and what comes back is sealed before
+//! it is used.
+
+use std::time::Duration;
+
+use sea_orm::sea_query::{Expr, ExprTrait};
+use sea_orm::{ActiveModelTrait, ActiveValue::Set, EntityTrait, QueryFilter};
+
+use super::{AWAITING, EXCHANGING, NewRevocations, PENDING, in_state, place};
+use crate::domain::authorization::{
+    Authorization, EXCHANGE_LIMIT, Failure, MAX_REFUSED_CODES, REDIRECT_GRACE, State,
+};
+use crate::domain::id::Id;
+use crate::domain::identity::Identity;
+use crate::domain::time::{Timestamp, millis};
+use crate::domain::token::RawAnswer;
+use crate::storage::entity::{authorization_attempts, authorizations};
+use crate::storage::revocations::Disposal;
+use crate::storage::{Storage, StorageError, Write};
+
+/// What became of a redirect that was to be exchanged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begun {
+    /// It is its turn. Lifetimes in the answer count from this time.
+    Now(Timestamp),
+    /// It had arrived before.
+    Before,
+    /// The authorization no longer waits for a redirect.
+    Closed,
+}
+
+/// What came back for a code.
+#[derive(Debug, Clone, Copy)]
+pub struct Answered<'a> {
+    /// The token answer.
+    pub answer: &'a RawAnswer,
+    /// Who consented.
+    pub identity: &'a Identity,
+    /// When the code was sent: lifetimes in the answer count from then.
+    pub exchanged_at: Timestamp,
+}
+
+impl Storage {
+    /// Records that an attempt's redirect has arrived, and that it is not used any further. False
+    /// where it had arrived before.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`]; then the redirect must not be used.
+    pub async fn use_attempt(&self, id: Id, salt: &[u8]) -> Result<bool, StorageError> {
+        let write = self.begin().await?;
+        let first = self.insert_attempt(&write, id, salt).await?;
+        if first {
+            write.commit().await?;
+        }
+        Ok(first)
+    }
+
+    /// Takes a redirect: records that its attempt has arrived, and that from here on its code may
+    /// have been sent, in one transaction, so that whoever loads the same page at the same time
+    /// finds the one with the other.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`]; then the code must not be sent.
+    pub async fn begin_exchange(&self, id: Id, salt: &[u8]) -> Result<Begun, StorageError> {
+        let write = self.begin().await?;
+        if !self.insert_attempt(&write, id, salt).await? {
+            return Ok(Begun::Before);
+        }
+        let now = self.now_expr();
+        let begun = authorizations::Entity::update_many()
+            .col_expr(authorizations::Column::State, Expr::value(EXCHANGING))
+            .col_expr(authorizations::Column::ExchangedAt, now.clone())
+            .col_expr(authorizations::Column::ExpiresAt, now.clone().add(millis(EXCHANGE_LIMIT)))
+            .filter(in_state(id, &[PENDING]))
+            .filter(Expr::col(authorizations::Column::ExpiresAt).gt(now))
+            .exec_with_returning(&*write)
+            .await?;
+        write.commit().await?;
+        let exchanged_at = begun.into_iter().next().and_then(|model| model.exchanged_at);
+        Ok(exchanged_at.map_or(Begun::Closed, |at| Begun::Now(Timestamp::from_millis(at))))
+    }
+
+    /// False where the attempt is there already; the transaction is then of no more use.
+    async fn insert_attempt(
+        &self,
+        write: &Write,
+        id: Id,
+        salt: &[u8],
+    ) -> Result<bool, StorageError> {
+        let now = self.now_on(write).await?;
+        let inserted = authorization_attempts::ActiveModel {
+            authorization_id: Set(id.as_bytes().to_vec()),
+            salt: Set(salt.to_vec()),
+            used_at: Set(now.millis()),
+        }
+        .insert(&**write)
+        .await
+        .map_err(StorageError::from);
+        match inserted {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_unique_violation() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Disposes of an answer that cannot be used, or that nobody waits for any more.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`]; then the answer is still to be disposed of.
+    pub async fn discard_answer(
+        &self,
+        authorization: &Authorization,
+        answer: &RawAnswer,
+        exchanged_at: Timestamp,
+        disposal: &Disposal<'_>,
+    ) -> Result<(), StorageError> {
+        let tokens = (disposal.read)(answer, exchanged_at);
+        let write = self.begin().await?;
+        let new = NewRevocations::of(&authorization.key, tokens);
+        self.dispose(&write, new, disposal).await?;
+        write.commit().await
+    }
+
+    /// The provider refused the code: the authorization waits again, or fails after too many.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`].
+    pub async fn refuse_code(&self, id: Id, failure: &Failure) -> Result<(), StorageError> {
+        let write = self.begin().await?;
+        let refused = authorizations::Entity::update_many()
+            .col_expr(authorizations::Column::State, Expr::value(PENDING))
+            .col_expr(
+                authorizations::Column::RefusedCodes,
+                Expr::col(authorizations::Column::RefusedCodes).add(1_i64),
+            )
+            .col_expr(
+                authorizations::Column::ExpiresAt,
+                Expr::col(authorizations::Column::LinkExpiresAt).add(millis(REDIRECT_GRACE)),
+            )
+            .filter(in_state(id, &[EXCHANGING]))
+            .exec_with_returning(&*write)
+            .await?;
+        let too_often = refused
+            .first()
+            .is_some_and(|model| model.refused_codes >= i64::from(MAX_REFUSED_CODES));
+        if too_often {
+            let end = self.ending(&State::Failed(failure.clone()));
+            end.filter(in_state(id, &[PENDING])).exec(&*write).await?;
+        }
+        write.commit().await
+    }
+
+    /// Seals a token answer before it is understood: it may be the only copy. Where the process ends
+    /// now, the sweep disposes of its tokens. False where the authorization was cancelled meanwhile;
+    /// then nothing is stored.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`]; then the answer is still to be stored.
+    pub async fn hold_answer(
+        &self,
+        authorization: &Authorization,
+        answer: &RawAnswer,
+    ) -> Result<bool, StorageError> {
+        let sealed = self.seal_answer(place(authorization), answer);
+        let _turn = self.turn().await;
+        let held = authorizations::Entity::update_many()
+            .col_expr(authorizations::Column::Quarantine, Expr::value(sealed))
+            .filter(in_state(authorization.id, &[EXCHANGING]))
+            .exec(&self.db)
+            .await?;
+        Ok(held.rows_affected > 0)
+    }
+
+    /// Stores a token answer, sealed, until the code from the result page arrives. Where the
+    /// authorization was cancelled meanwhile, its tokens are disposed of and this is false.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`]; then the answer is still to be stored.
+    pub async fn quarantine(
+        &self,
+        authorization: &Authorization,
+        answered: Answered<'_>,
+        code_hash: &[u8],
+        confirmation_ttl: Duration,
+        disposal: &Disposal<'_>,
+    ) -> Result<bool, StorageError> {
+        let Answered { answer, identity, exchanged_at } = answered;
+        let sealed = self.seal_answer(place(authorization), answer);
+        let write = self.begin().await?;
+        let stored = authorizations::Entity::update_many()
+            .col_expr(authorizations::Column::State, Expr::value(AWAITING))
+            .col_expr(authorizations::Column::Quarantine, Expr::value(sealed))
+            .col_expr(authorizations::Column::Identity, Expr::value(identity.name.as_str()))
+            .col_expr(authorizations::Column::Sub, Expr::value(identity.sub.clone()))
+            .col_expr(authorizations::Column::ConfirmationCodeHash, Expr::value(code_hash.to_vec()))
+            .col_expr(
+                authorizations::Column::ExpiresAt,
+                self.now_expr().add(millis(confirmation_ttl)),
+            )
+            .filter(in_state(authorization.id, &[EXCHANGING]))
+            .filter(Expr::col(authorizations::Column::ExpiresAt).gt(self.now_expr()))
+            .exec(&*write)
+            .await?
+            .rows_affected
+            > 0;
+        if !stored {
+            let tokens = (disposal.read)(answer, exchanged_at);
+            let new = NewRevocations::of(&authorization.key, tokens);
+            self.dispose(&write, new, disposal).await?;
+        }
+        write.commit().await?;
+        Ok(stored)
+    }
+}
