@@ -14,6 +14,9 @@ use super::ports::free_address;
 /// What `initdb` makes us: the server trusts whoever reaches its loopback port.
 const USER: &str = "broker";
 
+/// Whom it runs as where the tests run as root, which it refuses.
+const NOBODY: u32 = 65534;
+
 /// The server that tests share.
 static SERVER: OnceLock<Server> = OnceLock::new();
 static DATABASES: AtomicU64 = AtomicU64::new(0);
@@ -74,9 +77,31 @@ impl Server {
 
     /// Starts the server, and waits until it takes connections.
     pub fn start(&self) {
+        self.start_with("");
+    }
+
+    /// The same with TLS, by a certificate of its own for `localhost`. Gives the certificate's file.
+    pub fn start_with_tls(&self) -> PathBuf {
+        let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]);
+        let rcgen::CertifiedKey { cert, signing_key } = signed.expect("a certificate");
+        let (cert_file, key_file) = (self.path().join("cert.pem"), self.path().join("key.pem"));
+        std::fs::write(&cert_file, cert.pem()).expect("a file");
+        std::fs::write(&key_file, signing_key.serialize_pem()).expect("a file");
+        // PostgreSQL refuses a key that others can read.
+        let owner_only = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(&key_file, owner_only).expect("permissions");
+        if is_root() {
+            std::os::unix::fs::chown(&key_file, Some(NOBODY), None).expect("an owner");
+        }
+        let (cert, key) = (cert_file.display(), key_file.display());
+        self.start_with(&format!("-c ssl=on -c ssl_cert_file={cert} -c ssl_key_file={key}"));
+        cert_file
+    }
+
+    fn start_with(&self, more: &str) {
         let options = format!(
             "-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off \
-             -c max_connections=500",
+             -c max_connections=500 {more}",
             self.address.port()
         );
         let log = self.path().join("log");
@@ -128,7 +153,8 @@ impl Server {
         // PostgreSQL refuses to run as root, as which CI runs.
         let mut command = if is_root() {
             let mut command = Command::new("setpriv");
-            command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program);
+            let (user, group) = (format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"));
+            command.args([&user, &group, "--clear-groups"]).arg(&program);
             command
         } else {
             Command::new(&program)

@@ -25,6 +25,7 @@ pub fn trials() -> Vec<Trial> {
         trial_with(needs, "process::database::an_answer_is_held_while_it_is_away", held),
         trial_with(needs, "process::database::replicas_that_start_together_migrate_once", together),
         trial_with(needs, "process::database::a_role_that_is_refused_ends_serve", refused_role),
+        trial_with(needs, "process::database::is_called_by_tls_and_known_by_its_certificate", tls),
         trial_with(needs, "process::database::check_and_migrate_tell_where_it_is", commands),
     ]
 }
@@ -224,6 +225,27 @@ async fn refused_role() {
     assert!(told.starts_with("token-broker: storage: cannot use the database: "), "{ended:?}");
     assert!(told.contains(r#"role "nobody" does not exist"#), "{ended:?}");
     assert!(!ended.stderr.contains("hunter2"), "{ended:?}");
+}
+
+async fn tls() {
+    let server = postgres::Server::prepared();
+    let certificate = server.start_with_tls();
+    let url = server.url("postgres").replace("127.0.0.1", "localhost");
+    let certificate = certificate.display();
+    let verified = format!("{url}?sslmode=verify-full&sslrootcert={certificate}");
+    let site = Site::at(Premises::on(verified.clone())).await;
+    let serving = site.serve().await;
+    site.granted(&serving, "u1").await;
+    assert_eq!(serving.terminate().await.code, Some(0));
+    // One that nobody vouches for, and one that is for another name.
+    for unknown in
+        [format!("{url}?sslmode=verify-full"), verified.replace("localhost", "127.0.0.1")]
+    {
+        let site = Site::at(Premises::on(unknown)).await;
+        let ended = Running::start(site.command(&["serve"])).ended().await;
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        assert!(ended.stderr.contains("certificate"), "{ended:?}");
+    }
 }
 
 async fn commands() {
