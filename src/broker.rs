@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use url::Url;
 
+pub use complete::redirect_uri;
 pub use error::BrokerError;
 pub use link::BrowserSecret;
 

@@ -63,9 +63,9 @@ enum Command {
 enum KeysCommand {
     /// Prints a new keyring entry
     New {
-        /// The name of the key, which is stored beside what it seals
-        #[arg(long, default_value = "1")]
-        id: String,
+        /// The name of the key, which is stored beside what it seals; without it, today's date
+        #[arg(long)]
+        id: Option<String>,
     },
 }
 
@@ -105,7 +105,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Serve(config) => serve::run(&load(&config.config)?, stop_signals()?).await,
         Command::Check(config) => check::run(&config.config).await,
         Command::Migrate { config, status } => migrate::run(&load(&config.config)?, status).await,
-        Command::Keys { command: KeysCommand::New { id } } => keys::new(&id),
+        Command::Keys { command: KeysCommand::New { id } } => keys::new(id),
         Command::ApiKey { command: ApiKeyCommand::New } => api_key::new(),
     }
 }
@@ -157,7 +157,9 @@ fn http(config: &Config) -> anyhow::Result<Http> {
 /// Opens the database for a command, which needs it now.
 async fn connect(config: &Config) -> anyhow::Result<Storage> {
     let storage = open(config).await?;
-    storage.reach().await.map_err(|error| anyhow::anyhow!("cannot use the database: {error}"))?;
+    storage.reach().await.map_err(|error| {
+        anyhow::anyhow!("cannot use {error}; is it running, and is database.url right?")
+    })?;
     Ok(storage)
 }
 

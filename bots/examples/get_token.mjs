@@ -1,9 +1,8 @@
 // Prints a user's access token, or the link by which the user allows it. With the demo:
 //
+//     npm install @grpc/grpc-js @grpc/proto-loader
 //     TOKEN_BROKER_ADDRESS=127.0.0.1:50051 TOKEN_BROKER_API_KEY=tbk_… \
 //         node bots/examples/get_token.mjs demo demo/you
-//
-// Needs @grpc/grpc-js and @grpc/proto-loader.
 
 import grpc from '@grpc/grpc-js';
 import { loadSync } from '@grpc/proto-loader';

@@ -1,13 +1,12 @@
 """Prints a user's access token, or the link by which the user allows it. With the demo, after one command
-that generates the client from the contract (OUT: any folder):
+that generates the client from the contract (OUT: a folder that is there):
 
+    pip install grpcio grpcio-status grpcio-tools
     python -m grpc_tools.protoc -I proto --python_out=OUT --grpc_python_out=OUT \\
         tokenbroker/v1/token_broker.proto
 
     PYTHONPATH=OUT TOKEN_BROKER_ADDRESS=127.0.0.1:50051 TOKEN_BROKER_API_KEY=tbk_… \\
         python bots/examples/get_token.py demo demo/you
-
-Needs grpcio and grpcio-status, and grpcio-tools to generate.
 """
 
 import os
@@ -18,6 +17,8 @@ from grpc_status import rpc_status
 from tokenbroker.v1 import token_broker_pb2 as pb
 from tokenbroker.v1.token_broker_pb2_grpc import TokenBrokerServiceStub
 
+if len(sys.argv) != 3:
+    sys.exit("name a provider and a subject")
 credential = ("authorization", f"Bearer {os.environ['TOKEN_BROKER_API_KEY']}")
 
 

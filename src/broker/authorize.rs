@@ -76,7 +76,13 @@ impl Broker {
     ) -> Result<Started, BrokerError> {
         let (request, scopes) = self.checked(bot, request).await?;
         let new = self.new_authorization(bot, &request, &scopes);
-        Ok(self.started(&self.storage.find_or_insert_authorization(&new).await?))
+        let authorization = self.storage.find_or_insert_authorization(&new).await?;
+        tracing::info!(
+            authorization.id = %authorization.id,
+            provider = %request.key.provider,
+            "authorization started, or waiting already"
+        );
+        Ok(self.started(&authorization))
     }
 
     fn new_authorization<'a>(
@@ -146,9 +152,14 @@ impl Broker {
 
     /// A path under the public URL, which may itself have one.
     pub(super) fn public_path(&self, path: &str) -> Url {
-        let mut url = self.settings.public_url.clone();
-        let base = url.path().trim_end_matches('/').to_owned();
-        url.set_path(&format!("{base}/{path}"));
-        url
+        under(&self.settings.public_url, path)
     }
+}
+
+/// A path under a public URL, which may itself have one.
+pub(super) fn under(public_url: &Url, path: &str) -> Url {
+    let mut url = public_url.clone();
+    let base = url.path().trim_end_matches('/').to_owned();
+    url.set_path(&format!("{base}/{path}"));
+    url
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use url::Url;
 
+use super::authorize::under;
 use super::link::{Attempt, BrowserSecret, Start};
 use super::{Broker, BrokerError};
 use crate::crypto::sealed::length_prefixed;
@@ -18,7 +19,7 @@ use crate::domain::grant::Subject;
 use crate::domain::id::Id;
 use crate::domain::name::Name;
 use crate::domain::provider::{Provider, Server};
-use crate::provider::{INVALID_RESPONSE, OAuthError, endpoint};
+use crate::provider::{OAuthError, endpoint};
 use crate::storage::Seen;
 
 /// How long a reload waits for the exchange that its first load began.
@@ -117,6 +118,11 @@ pub enum Problem {
     },
     /// The provider cannot be asked now; the same page may work later.
     ProviderAway {
+        /// Where, for people.
+        provider: String,
+    },
+    /// What the configuration says of the provider does not fit.
+    Misconfigured {
         /// Where, for people.
         provider: String,
     },
@@ -263,7 +269,7 @@ impl Broker {
             let name = provider.display_name.clone();
             match BrokerError::from_provider(&provider.name, &error) {
                 BrokerError::ProviderUnavailable { .. } => Problem::ProviderAway { provider: name },
-                _ => Problem::ProviderFailed { provider: name, error: INVALID_RESPONSE.to_owned() },
+                _ => Problem::Misconfigured { provider: name },
             }
         })
     }
@@ -354,10 +360,9 @@ impl Broker {
         self.bots.get(bot).map_or(Confirmation::Code, |bot| bot.confirmation)
     }
 
-    /// Where a provider sends the browser back to; each has its own, so that one provider's
-    /// redirect cannot be taken for another's (RFC 9700 section 4.4.2).
+    /// Where a provider sends the browser back to.
     pub(super) fn redirect_uri(&self, provider: &Provider) -> Url {
-        self.public_path(&format!("oauth2/callback/{}", provider.name))
+        redirect_uri(&self.settings.public_url, &provider.name)
     }
 
     async fn seen(&self, id: Id) -> Result<Option<Seen>, Problem> {
@@ -366,6 +371,13 @@ impl Broker {
             .await
             .map_err(|error| unavailable(BrokerError::from(error)))
     }
+}
+
+/// Where a provider sends browsers back to, to be registered there; each has its own, so that one
+/// provider's redirect cannot be taken for another's (RFC 9700 section 4.4.2).
+#[must_use]
+pub fn redirect_uri(public_url: &Url, provider: &Name) -> Url {
+    under(public_url, &format!("oauth2/callback/{provider}"))
 }
 
 fn form_aad(provider: &str) -> Vec<u8> {

@@ -3,7 +3,11 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use anyhow::Context;
+use url::Url;
+
 use super::{connect, environment, http, say};
+use crate::broker::redirect_uri;
 use crate::config::Config;
 use crate::domain::provider::Provider;
 use crate::provider::Directory;
@@ -35,21 +39,32 @@ pub(super) async fn run(path: &Path) -> anyhow::Result<ExitCode> {
         }
     };
     let directory = Directory::new(http(&config)?, config.providers.clone());
-    for provider in directory.iter().filter(|provider| provider.is_discovered()) {
-        tell(&format!("provider {}", provider.name), discovered(&directory, provider).await)?;
+    for provider in directory.iter() {
+        let what = format!("provider {}", provider.name);
+        tell(&what, known(&directory, provider, &config.http.public_url).await)?;
     }
     tell("database", database(&config).await)?;
     Ok(if in_order { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn discovered(directory: &Directory, provider: &Provider) -> anyhow::Result<String> {
-    let server = directory.server(provider).await?;
-    let revokes = server.revocation_endpoint.is_some();
+/// What is known of a provider, and what is to be registered there.
+async fn known(
+    directory: &Directory,
+    provider: &Provider,
+    public_url: &Url,
+) -> anyhow::Result<String> {
+    let server = directory.server(provider).await.with_context(|| {
+        let issuer = provider.issuer.as_deref().unwrap_or_default();
+        format!("providers.{}.issuer: {issuer}", provider.name)
+    })?;
+    let told = |known, yes, no| if known { yes } else { no };
     Ok(format!(
-        "in order (issuer: {}, revocation: {}, ID tokens: {}, client authentication: {:?})",
-        provider.issuer.as_deref().unwrap_or_default(),
-        if revokes { "yes" } else { "no" },
-        if server.checks_id_tokens() { "checked" } else { "unused" },
+        "in order (redirect URI to register: {}, endpoints: {}, revocation: {}, ID tokens: {}, \
+         client authentication: {:?})",
+        redirect_uri(public_url, &provider.name),
+        told(provider.is_discovered(), "of the issuer", "as configured"),
+        told(server.revocation_endpoint.is_some(), "yes", "no"),
+        told(server.checks_id_tokens(), "checked", "not checked"),
         server.client_auth,
     ))
 }

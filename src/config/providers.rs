@@ -98,6 +98,9 @@ fn provider(name: &str, mut section: Section<'_>) -> Result<Provider, Reported> 
 
 /// The exact text, for issuers are compared as strings (RFC 9207 section 2.4).
 fn issuer(text: &str) -> Result<String, String> {
+    if text.contains("/.well-known/") {
+        return Err("must be the issuer itself; remove /.well-known and what follows".to_owned());
+    }
     address::base(text).map(|_| text.to_owned())
 }
 

@@ -270,6 +270,7 @@ fn filled_example() -> String {
         .replace("<token-broker keys new>", "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=")
         .replace("<token-broker api-key new>", &"ab".repeat(32))
         .replace("<from the provider>", "client-id")
+        .replace("<the https URL by which browsers reach it>", "https://broker.example.com")
 }
 
 #[test]

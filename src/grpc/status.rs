@@ -168,21 +168,25 @@ fn broker_row(error: BrokerError) -> Row {
         }
         E::AuthorizationRequired { provider, started } => failed(
             "AUTHORIZATION_REQUIRED",
-            format!("the user has no grant at {provider}: call Authorize"),
+            format!("the user has no grant at {provider}: {}", remedy(&started)),
         )
         .with("provider", provider)
         .started(started),
         E::ReauthorizationRequired { provider, started } => failed(
             "REAUTHORIZATION_REQUIRED",
-            format!("the user's grant at {provider} can no longer be renewed: call Authorize"),
+            format!(
+                "the user's grant at {provider} can no longer be renewed: {}",
+                remedy(&started)
+            ),
         )
         .with("provider", provider)
         .started(started),
         E::ScopeMissing { provider, missing, started } => failed(
             "SCOPE_MISSING",
             format!(
-                "the user's grant at {provider} lacks {}: call Authorize with these scopes",
-                listed(&missing)
+                "the user's grant at {provider} lacks {}: {}, with these scopes",
+                listed(&missing),
+                remedy(&started)
             ),
         )
         .with("provider", provider)
@@ -248,6 +252,11 @@ fn broker_row(error: BrokerError) -> Row {
                 .with("trace_id", trace_id)
         }
     }
+}
+
+/// What is left to do where the user has to authorize.
+fn remedy(started: &Option<Box<Started>>) -> &'static str {
+    if started.is_some() { "the user authorizes at the link" } else { "call Authorize" }
 }
 
 /// Scopes for a message, at most about 2 KiB of them: a status travels in headers, and a client

@@ -154,6 +154,12 @@ pub(super) fn problem(problem: &Problem) -> Response {
                 .say("Reload this page in a minute."),
             StatusCode::BAD_GATEWAY,
         ),
+        Problem::Misconfigured { provider } => (
+            Page::new("This service is not set up rightly")
+                .say(format!("What it was told of {provider} does not fit."))
+                .say("Its operator finds the reason in the log."),
+            StatusCode::BAD_GATEWAY,
+        ),
         Problem::Failed { description } => {
             (Page::new("It did not work").say(description.clone()), StatusCode::BAD_REQUEST)
         }

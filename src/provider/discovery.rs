@@ -38,8 +38,13 @@ impl Http {
         metadata: &Value,
     ) -> Result<Server, ProviderError> {
         // Compared as strings (RFC 8414 section 3.3): otherwise one issuer could pose as another.
-        if metadata["issuer"].as_str() != Some(issuer) {
-            return Err(odd(format!("the metadata of {issuer} is of another issuer")));
+        let named = metadata["issuer"].as_str().unwrap_or_default();
+        if named != issuer {
+            let named: String = named.chars().take(SHOWN).collect();
+            return Err(odd(format!(
+                "the metadata of {issuer} is of another issuer, {named:?}; if that is the one, \
+                 write it as issuer, letter by letter"
+            )));
         }
         let found = |name: &str| self.endpoint(issuer, metadata, name);
         let Endpoints { authorization, token, revocation, userinfo, jwks } =
@@ -88,6 +93,9 @@ impl Http {
         Ok(Some(url))
     }
 }
+
+/// How much of another issuer's name is shown, in characters.
+const SHOWN: usize = 200;
 
 /// Where the metadata may be: OpenID Connect Discovery 1.0 section 4 puts the path behind the
 /// issuer, RFC 8414 section 3.1 between its host and its path.

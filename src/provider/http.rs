@@ -184,15 +184,11 @@ fn describe(error: &reqwest::Error) -> String {
     while let Some(source) = cause.source() {
         cause = source;
     }
-    let kind = if error.is_timeout() {
-        "timed out"
-    } else if error.is_connect() {
-        "connect"
-    } else {
-        "transport"
-    };
+    let kind = if error.is_timeout() { "timed out" } else { "transport" };
     if std::ptr::eq(cause as *const _ as *const (), error as *const _ as *const ()) {
         kind.to_owned()
+    } else if error.is_connect() {
+        cause.to_string()
     } else {
         format!("{kind}: {cause}")
     }

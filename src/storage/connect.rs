@@ -234,7 +234,7 @@ impl Server {
 
 /// Why a database server cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("{place}: {error}")]
+#[error("{place}: {}", error.reason())]
 pub struct OutOfReach {
     /// Which server and database.
     pub place: String,

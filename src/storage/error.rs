@@ -80,6 +80,23 @@ impl StorageError {
         }
     }
 
+    /// What the database or the network says, without the driver's words around it.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        let Self::Database(error) = self else { return self.to_string() };
+        let (DbErr::Conn(RuntimeErr::SqlxError(error))
+        | DbErr::Exec(RuntimeErr::SqlxError(error))
+        | DbErr::Query(RuntimeErr::SqlxError(error))) = &**error
+        else {
+            return error.to_string();
+        };
+        match &**error {
+            sqlx::Error::Database(error) => error.message().to_owned(),
+            sqlx::Error::Io(error) => error.to_string(),
+            error => error.to_string(),
+        }
+    }
+
     /// Whether the same call may succeed later.
     #[must_use]
     pub fn is_transient(&self) -> bool {

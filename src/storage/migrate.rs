@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use migrations::{Migrator, MigratorTrait};
+use migrations::{Migrator, MigratorTrait, SchemaManager};
 use sea_orm::{ConnectionTrait, DbBackend, Statement, Value};
 
 use super::{Storage, StorageError};
@@ -13,6 +13,9 @@ const LOCK: Duration = Duration::from_secs(30);
 
 /// How often a lock that is another's is tried.
 const LOCK_POLL: Duration = Duration::from_millis(250);
+
+/// Where SeaORM records what was applied.
+const RECORD: &str = "seaql_migrations";
 
 /// Which migrations have been applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +69,7 @@ impl Storage {
             CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)";
         let made = self.postgres(TABLE, []).await;
         if made.as_ref().is_err_and(StorageError::is_unique_violation) {
-            // As in `migration_status`.
+            // Two make the table at once; PostgreSQL lets one fail although it says IF NOT EXISTS.
             return Ok(false);
         }
         made?;
@@ -97,21 +100,19 @@ impl Storage {
         Ok(self.db.execute_raw(statement).await?.rows_affected())
     }
 
-    /// Tells which migrations have been applied. Changes nothing, save that a new database gets
-    /// the table that records them.
+    /// Tells which migrations have been applied. Changes nothing.
     ///
     /// # Errors
     ///
     /// [`StorageError`] where the database cannot be read.
     pub async fn migration_status(&self) -> Result<MigrationStatus, StorageError> {
-        match self.read_migrations().await {
-            // Two make that table at once; PostgreSQL lets one fail although it says IF NOT EXISTS.
-            Err(error) if error.is_unique_violation() => self.read_migrations().await,
-            read => read,
+        // SeaORM would make the table that records them.
+        let there = SchemaManager::new(&self.db).has_table(RECORD).await?;
+        if !there {
+            let all = Migrator::migrations();
+            let pending = all.iter().map(|step| step.name().to_owned()).collect();
+            return Ok(MigrationStatus { applied: Vec::new(), pending });
         }
-    }
-
-    async fn read_migrations(&self) -> Result<MigrationStatus, StorageError> {
         let names = |steps: Vec<_>| {
             steps.iter().map(|step: &sea_orm_migration::Migration| step.name().to_owned()).collect()
         };

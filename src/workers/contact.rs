@@ -80,7 +80,11 @@ async fn prepare(broker: &Broker, schema: Schema) -> Result<(), String> {
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
-            Err(refused) => return Err(format!("cannot use the database: {refused}")),
+            Err(refused) => {
+                return Err(format!(
+                    "cannot use {refused}; correct database.url, or the role there"
+                ));
+            }
         }
         let tried = match schema {
             Schema::Apply => storage.migrate().await.map(|()| 0),
@@ -95,7 +99,10 @@ async fn prepare(broker: &Broker, schema: Schema) -> Result<(), String> {
                 ));
             }
             // It went away in the middle.
-            Err(error) if error.is_out_of_reach() => tokio::time::sleep(PAUSE).await,
+            Err(error) if error.is_out_of_reach() => {
+                tracing::warn!(%error, "the database went away; trying again");
+                tokio::time::sleep(PAUSE).await;
+            }
             Err(error) => return Err(format!("cannot see to the database's schema: {error}")),
         }
     }

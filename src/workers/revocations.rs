@@ -36,7 +36,7 @@ async fn round(broker: &Broker) -> bool {
     let claimed = match broker.storage().claim_revocations(BATCH).await {
         Ok(claimed) => claimed,
         Err(error) => {
-            tracing::warn!(%error, "cannot read the outbox");
+            tracing::warn!(%error, "cannot look for tokens to revoke");
             return false;
         }
     };

@@ -64,7 +64,7 @@ async fn another_issuer() {
     let world = world(&issuer).await;
     let started = begin(&world, "u1").await;
     let page = opened(&started).await;
-    assert_eq!((page.status, page.heading().as_str()), (502, "The provider did not play along"));
+    assert_eq!((page.status, page.heading().as_str()), (502, "This service is not set up rightly"));
     assert_eq!(issuer.hits("/authorize"), 0);
     assert_eq!(seen(&world, &started).await.state(), AuthorizationState::Pending);
 }

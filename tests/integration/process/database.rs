@@ -222,7 +222,7 @@ async fn refused_role() {
     let ended = Running::start(site.command(&["serve"])).ended().await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     let told = ended.stderr.lines().last().expect("a line");
-    assert!(told.starts_with("token-broker: storage: cannot use the database: "), "{ended:?}");
+    assert!(told.starts_with("token-broker: storage: cannot use PostgreSQL at "), "{ended:?}");
     assert!(told.contains(r#"role "nobody" does not exist"#), "{ended:?}");
     assert!(!ended.stderr.contains("hunter2"), "{ended:?}");
 }
@@ -256,7 +256,7 @@ async fn commands() {
     let told = away.stdout.lines().last().expect("a line");
     let place = server.url("postgres").replace("postgres://broker@", "PostgreSQL at ");
     let place = place.replace("/postgres", ", database postgres: ");
-    assert!(told.starts_with(&format!("database: cannot use the database: {place}")), "{away:?}");
+    assert!(told.starts_with(&format!("database: cannot use {place}")), "{away:?}");
     let away = site.run(&["migrate"]).await;
     assert_eq!(away.code, Some(1), "{away:?}");
     assert!(away.stderr.contains(&place) && away.stdout.is_empty(), "{away:?}");
