@@ -11,6 +11,7 @@ mod link;
 pub mod list;
 pub mod refresh;
 pub mod revoke;
+mod uptime;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -47,6 +48,7 @@ pub struct Broker {
     bots: BTreeMap<Name, Arc<Bot>>,
     settings: Settings,
     flights: refresh::Flights,
+    breakers: BTreeMap<Name, refresh::Breaker>,
     /// Work that outlives its caller: it is awaited at shutdown.
     tasks: TaskTracker,
     draining: CancellationToken,
@@ -86,6 +88,8 @@ impl Broker {
     /// A broker of these parts.
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
+        let breakers = parts.providers.iter().map(|p| (p.name.clone(), Default::default()));
+        let breakers = breakers.collect();
         let bots = parts.bots.into_iter().map(|b| (b.name.clone(), Arc::new(b))).collect();
         Arc::new(Self {
             storage: parts.storage,
@@ -95,6 +99,7 @@ impl Broker {
             bots,
             settings: parts.settings,
             flights: refresh::Flights::default(),
+            breakers,
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
         })

@@ -15,6 +15,6 @@ pub mod userinfo;
 
 pub use directory::Directory;
 pub use egress::Egress;
-pub use error::{INVALID_RESPONSE, OAuthError, ProviderError};
+pub use error::{INVALID_CLIENT, INVALID_RESPONSE, OAuthError, ProviderError};
 pub use http::Http;
 pub use id_token::{Expected, IdTokenError};

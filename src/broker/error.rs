@@ -6,7 +6,7 @@ use super::authorize::Started;
 use crate::domain::authorization::State;
 use crate::domain::grant::Subject;
 use crate::domain::name::Name;
-use crate::provider::{INVALID_RESPONSE, OAuthError, ProviderError};
+use crate::provider::{INVALID_CLIENT, INVALID_RESPONSE, OAuthError, ProviderError};
 use crate::storage::StorageError;
 
 /// How soon a caller may try again where nothing better is known.
@@ -65,6 +65,9 @@ impl BrokerError {
             }
             ProviderError::Refused { error, .. } => {
                 Self::ProviderError { provider, error: error.clone() }
+            }
+            ProviderError::Unauthorized => {
+                Self::ProviderMisconfigured { provider, error: OAuthError::new(INVALID_CLIENT) }
             }
             ProviderError::Odd(_) | ProviderError::TooLarge(_) => {
                 Self::ProviderError { provider, error: OAuthError::new(INVALID_RESPONSE) }

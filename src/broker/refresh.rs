@@ -4,6 +4,7 @@
 //! that no caller can cancel; among processes, a lease in the database lets one through. The answer
 //! is committed by compare-and-swap on the edition of the tokens that was read.
 
+mod breaker;
 mod flight;
 mod settle;
 
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 
+pub(super) use breaker::Breaker;
 pub(super) use flight::Flights;
 
 use super::lend::{Lent, lend_to, reauthorization};
@@ -76,7 +78,7 @@ impl Broker {
             return Err(BrokerError::Overloaded);
         }
         refusal(held)?;
-        self.flights.join(self, held.grant.clone()).await
+        self.flights.join(self, held).await
     }
 }
 

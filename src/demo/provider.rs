@@ -238,6 +238,11 @@ impl DemoProvider {
         self.inner.faults.script(endpoint, answer);
     }
 
+    /// Takes back what was scripted and not answered yet.
+    pub fn clear_scripts(&self) {
+        self.inner.faults.clear_scripts();
+    }
+
     /// Holds every token call, before anything of it is processed, until all guards are dropped.
     /// The calls count as arrived. One whose client goes away while it is held never happens.
     #[must_use = "the pause ends when the guard is dropped"]

@@ -7,6 +7,9 @@ const REFUSED: &str = "refused: ";
 /// The broker's own code for an answer that is none of the protocol.
 pub const INVALID_RESPONSE: &str = "invalid_response";
 
+/// What a client that is refused is told (RFC 6749 section 5.2).
+pub const INVALID_CLIENT: &str = "invalid_client";
+
 /// An error answer of the token endpoint (RFC 6749 section 5.2) or of the redirect (section
 /// 4.1.2.1).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +41,7 @@ impl OAuthError {
     pub fn is_misconfiguration(&self) -> bool {
         matches!(
             self.code.as_str(),
-            "invalid_client" | "unauthorized_client" | "redirect_uri_mismatch"
+            INVALID_CLIENT | "unauthorized_client" | "redirect_uri_mismatch"
         )
     }
 }
@@ -74,6 +77,10 @@ pub enum ProviderError {
         /// What the provider said.
         error: OAuthError,
     },
+    /// A 401 without an OAuth error: the client is refused (RFC 6749 section 5.2), or, at providers
+    /// that mean something else by it, this token alone.
+    #[error("status 401")]
+    Unauthorized,
     /// An answer that is too large to be read: the provider may have acted on the request.
     #[error("more than {0} bytes")]
     TooLarge(usize),
@@ -89,11 +96,18 @@ impl ProviderError {
         matches!(self, Self::NoAnswer(_) | Self::Broken { .. } | Self::TooLarge(_))
     }
 
+    /// Whether everybody would be refused, whichever grant it is about.
+    #[must_use]
+    pub fn refuses_the_broker(&self) -> bool {
+        matches!(self, Self::Refused { error, .. } if error.code == INVALID_CLIENT)
+    }
+
     /// How the error is written down with a grant: one that has to be told again has its code.
     #[must_use]
     pub fn to_record(&self) -> String {
         match self {
             Self::Refused { error, .. } => format!("{REFUSED}{}", error.code),
+            Self::Unauthorized => format!("{REFUSED}{INVALID_CLIENT}"),
             Self::Odd(_) | Self::TooLarge(_) => format!("{REFUSED}{INVALID_RESPONSE}"),
             other => other.to_string(),
         }

@@ -83,10 +83,7 @@ impl Http {
         }
         match response::error_in(&answer) {
             Some(error) => Err(refused(status, error)),
-            // A 401 refuses the client, whatever words it uses (RFC 6749 section 5.2).
-            None if status == StatusCode::UNAUTHORIZED => {
-                Err(refused(status, OAuthError::new("invalid_client")))
-            }
+            None if status == StatusCode::UNAUTHORIZED => Err(ProviderError::Unauthorized),
             None => Err(ProviderError::Odd(format!("status {}", status.as_u16()))),
         }
     }

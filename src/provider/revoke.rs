@@ -4,7 +4,7 @@ use http::StatusCode;
 use oauth2::{AccessToken, RefreshToken, RevocationUrl, StandardRevocableToken};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::error::{OAuthError, ProviderError};
+use super::error::ProviderError;
 use super::exchange::{Capture, client};
 use super::http::Http;
 use super::response;
@@ -61,10 +61,7 @@ fn confirmed(status: StatusCode, answer: &RawAnswer) -> Result<(), ProviderError
         // Some providers say so instead of answering 200: the token is dead all the same.
         Some(error) if matches!(error.code.as_str(), "invalid_token" | "invalid_grant") => Ok(()),
         Some(error) => Err(ProviderError::Refused { status: status.as_u16(), error }),
-        None if status == StatusCode::UNAUTHORIZED => Err(ProviderError::Refused {
-            status: status.as_u16(),
-            error: OAuthError::new("invalid_client"),
-        }),
+        None if status == StatusCode::UNAUTHORIZED => Err(ProviderError::Unauthorized),
         None => Err(ProviderError::Odd(format!("status {}", status.as_u16()))),
     }
 }

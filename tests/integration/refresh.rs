@@ -7,6 +7,7 @@ mod callers;
 mod faults;
 mod held;
 mod lost;
+mod outage;
 mod partial;
 mod raw;
 mod replaced;
@@ -25,8 +26,8 @@ use crate::harness::world::{get_token, key};
 /// Longer than the access tokens of a world live.
 const LIFETIME: Duration = Duration::from_secs(301);
 
-/// Longer than the longest pause after one failure or two.
-const BACKOFF: Duration = Duration::from_secs(4);
+/// Longer than the longest pause after one failure or two, and than a breaker keeps everybody away.
+const BACKOFF: Duration = Duration::from_secs(11);
 
 /// After this the token of a world still lives, but is no longer good for [`HALF`].
 const LATE: Duration = Duration::from_secs(200);
@@ -42,6 +43,7 @@ pub fn trials() -> Vec<Trial> {
         answers::trials(),
         partial::trials(),
         lost::trials(),
+        outage::trials(),
         transport::trials(),
         callers::trials(),
         replaced::trials(),
@@ -107,6 +109,13 @@ fn script(world: &World, answers: impl IntoIterator<Item = ScriptedAnswer>) {
     for answer in answers {
         world.provider.script(ScriptedEndpoint::Token, answer);
     }
+}
+
+/// The same answer for every attempt that one refresh makes: where there is no telling whether the
+/// provider has acted, a second one at once.
+fn script_refresh(world: &World, answer: ScriptedAnswer) {
+    let attempts = 1 + usize::from(answer.status >= 500 && answer.headers.is_empty());
+    script(world, vec![answer; attempts]);
 }
 
 fn json(status: u16, body: &str) -> ScriptedAnswer {

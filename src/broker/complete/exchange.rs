@@ -14,7 +14,7 @@ use crate::domain::provider::{Provider, Server};
 use crate::domain::time::Timestamp;
 use crate::domain::token::RawAnswer;
 use crate::provider::response::{self, Context};
-use crate::provider::{INVALID_RESPONSE, OAuthError, ProviderError};
+use crate::provider::{INVALID_CLIENT, INVALID_RESPONSE, OAuthError, ProviderError};
 use crate::storage::{Answered, Begun, Seen};
 
 /// How long a revocation under way is waited for: as long as one call may take.
@@ -177,6 +177,7 @@ impl Broker {
         tracing::warn!(authorization.id = %id, provider = %provider.name, %error, "code exchange failed");
         let code = match error {
             ProviderError::Refused { error, .. } => error.code.clone(),
+            ProviderError::Unauthorized => INVALID_CLIENT.to_owned(),
             ProviderError::Odd(_) | ProviderError::TooLarge(_) => INVALID_RESPONSE.to_owned(),
             _ => "temporarily_unavailable".to_owned(),
         };

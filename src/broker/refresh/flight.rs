@@ -9,10 +9,15 @@ use tokio::sync::watch;
 use tracing::Instrument;
 
 use super::super::lend::reauthorization;
+use super::super::uptime::Uptime;
+use super::breaker::{Permit, Stopped};
 use super::{Broker, BrokerError, refusal};
 use crate::domain::grant::Grant;
 use crate::domain::id::Id;
+use crate::domain::name::Name;
 use crate::domain::provider::Server;
+use crate::domain::time::Timestamp;
+use crate::provider::ProviderError;
 use crate::provider::http::TIMEOUT;
 use crate::storage::{Held, LEASE, Lease};
 use crate::telemetry;
@@ -45,18 +50,18 @@ struct UnderWay {
 impl Flights {
     /// Joins the flight of this grant, or starts it, and waits for it to land. The flight goes on
     /// if the caller does not wait for it.
-    pub(super) async fn join(&self, broker: &Arc<Broker>, grant: Grant) -> Outcome {
-        let key = grant.key.clone();
+    pub(super) async fn join(&self, broker: &Arc<Broker>, held: &Held) -> Outcome {
+        let (grant, key) = (&held.grant, &held.grant.key);
         let joined = async {
             loop {
-                let (landing, mine) = self.board(broker, &grant);
+                let (landing, mine) = self.board(broker, grant, held.now);
                 let outcome = landed(landing).await;
                 if mine {
                     return outcome;
                 }
                 // That flight's answer was there before this caller came. While it was not
                 // stored, to send the same refresh token again could have cost the grant.
-                let held = broker.held(&grant.key).await?;
+                let held = broker.held(key).await?;
                 if held.grant.id != grant.id || held.grant.version != grant.version {
                     return Ok(held);
                 }
@@ -70,7 +75,7 @@ impl Flights {
     }
 
     /// The flight of this grant, and whether the caller is aboard.
-    fn board(&self, broker: &Arc<Broker>, grant: &Grant) -> (Landing, bool) {
+    fn board(&self, broker: &Arc<Broker>, grant: &Grant, now: Timestamp) -> (Landing, bool) {
         match self.lock().entry(grant.id) {
             Entry::Occupied(entry) => (entry.get().landing.clone(), entry.get().boarding),
             Entry::Vacant(free) => {
@@ -83,7 +88,7 @@ impl Flights {
                     trace_id = tracing::field::Empty,
                 );
                 telemetry::record_trace_id(&span);
-                let flight = flight(Arc::clone(broker), grant.clone(), landed);
+                let flight = flight(Arc::clone(broker), grant.clone(), now, landed);
                 broker.tasks.spawn(flight.instrument(span));
                 (landing, true)
             }
@@ -110,9 +115,14 @@ async fn landed(mut landing: Landing) -> Outcome {
     })
 }
 
-async fn flight(broker: Arc<Broker>, grant: Grant, landed: watch::Sender<Option<Outcome>>) {
+async fn flight(
+    broker: Arc<Broker>,
+    grant: Grant,
+    now: Timestamp,
+    landed: watch::Sender<Option<Outcome>>,
+) {
     let under_way = Flying { broker: &broker, id: grant.id };
-    let outcome = broker.fly(grant).await;
+    let outcome = broker.fly(grant, now).await;
     drop(under_way);
     landed.send_replace(Some(outcome));
 }
@@ -137,7 +147,7 @@ enum Claim {
 }
 
 impl Broker {
-    async fn fly(&self, grant: Grant) -> Outcome {
+    async fn fly(&self, grant: Grant, now: Timestamp) -> Outcome {
         let name = &grant.key.provider;
         let provider = self
             .providers
@@ -149,9 +159,13 @@ impl Broker {
             .server(provider)
             .await
             .map_err(|error| BrokerError::from_provider(name, &error))?;
+        let breaker = self.breakers.get(name).ok_or(BrokerError::Internal)?;
+        let mut permit = breaker.admit(now).await.map_err(|stopped| told(name, &stopped))?;
         match self.claim(&grant).await? {
             Claim::Done(held) => Ok(*held),
-            Claim::Mine(lease, claimed) => self.send(grant, &server, lease, claimed).await,
+            Claim::Mine(lease, claimed) => {
+                self.send(grant, &server, lease, claimed, &mut permit).await
+            }
         }
     }
 
@@ -177,11 +191,18 @@ impl Broker {
         }
     }
 
-    /// Sends the refresh token, once, and settles what comes back. `began` is from before the
-    /// lease was claimed.
-    async fn send(&self, grant: Grant, server: &Server, lease: Lease, began: Uptime) -> Outcome {
+    /// Sends the refresh token, and settles what comes back. `began` is from before the lease was
+    /// claimed.
+    async fn send(
+        &self,
+        grant: Grant,
+        server: &Server,
+        mut lease: Lease,
+        began: Uptime,
+        permit: &mut Permit<'_>,
+    ) -> Outcome {
         let stays = lease.intent_was_open;
-        let Some(refresh_token) = &lease.refresh_token else {
+        let Some(refresh_token) = lease.refresh_token.clone() else {
             self.storage.release(&grant, lease.owner, stays, None, "no refresh token").await?;
             return Err(reauthorization(&grant.key));
         };
@@ -190,30 +211,46 @@ impl Broker {
             self.storage.release(&grant, lease.owner, stays, None, "too late to send").await?;
             return Err(BrokerError::Overloaded);
         }
-        let answer = self.providers.http().refresh(server, refresh_token).await;
+        let sent = Uptime::now();
+        let http = self.providers.http();
+        let mut answer = http.refresh(server, &refresh_token).await;
+        if let Err(error) = &answer
+            && deserves_another(error)
+            && !permit.is_probe()
+        {
+            // Whatever became of the first attempt, within the provider's grace the same refresh
+            // token still works; without any, there is nothing left to be lost.
+            tracing::warn!(%error, "refresh failed; trying once more");
+            lease.intent_was_open |= error.is_ambiguous();
+            let began = Uptime::now();
+            if self.storage.renew_lease(&grant, lease.owner).await.unwrap_or(false)
+                && began.elapsed() <= LATEST_START
+            {
+                answer = http.refresh(server, &refresh_token).await;
+            }
+        }
+        permit.note(grant.id, answer.as_ref().err(), lease.claimed_at + sent.elapsed());
         self.flights.close_boarding(grant.id);
         self.settle(&grant, server, &lease, answer).await
     }
 }
 
-/// Time since the machine started, sleep included: a process that was stopped, or a machine that
-/// slept, must notice that its lease has ended.
-#[derive(Clone, Copy)]
-struct Uptime(Duration);
-
-impl Uptime {
-    fn now() -> Self {
-        #[cfg(target_os = "linux")]
-        let clock = rustix::time::ClockId::Boottime;
-        #[cfg(not(target_os = "linux"))]
-        let clock = rustix::time::ClockId::Monotonic;
-        let now = rustix::time::clock_gettime(clock);
-        let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-        let nanos = u32::try_from(now.tv_nsec).unwrap_or(0);
-        Self(Duration::new(seconds, nanos))
+/// Whether the same request is to be sent again at once: no connection, or no telling whether the
+/// provider has acted. One that asks for patience gets it.
+fn deserves_another(error: &ProviderError) -> bool {
+    match error {
+        ProviderError::NotSent(_) | ProviderError::NoAnswer(_) => true,
+        ProviderError::Broken { retry_after, .. } => retry_after.is_none(),
+        _ => false,
     }
+}
 
-    fn elapsed(self) -> Duration {
-        Self::now().0.saturating_sub(self.0)
+/// What a caller is told who was stopped: what the provider said last, and when it is asked again.
+fn told(provider: &Name, stopped: &Stopped) -> BrokerError {
+    match BrokerError::from_provider(provider, &stopped.error) {
+        BrokerError::ProviderUnavailable { provider, .. } => {
+            BrokerError::ProviderUnavailable { provider, retry_after: stopped.retry_after }
+        }
+        told => told,
     }
 }

@@ -142,6 +142,11 @@ impl Broker {
         error: &ProviderError,
     ) -> Result<BrokerError, BrokerError> {
         tracing::warn!(%error, "refresh failed");
+        if error.refuses_the_broker() {
+            // The breaker keeps everybody from trying; once the operator has mended it, nobody waits.
+            self.storage.undo_claim(grant, lease).await?;
+            return Ok(BrokerError::from_provider(&server.name, error));
+        }
         // Only what was certainly not acted on leaves no doubt about the refresh token.
         let intent_stays = error.is_ambiguous() || lease.intent_was_open;
         let wait = self.backoff(grant.failures, error.retry_after());

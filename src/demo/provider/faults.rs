@@ -106,6 +106,13 @@ impl Faults {
         queue.lock().unwrap_or_else(PoisonError::into_inner).push_back(answer);
     }
 
+    /// Takes back what was scripted and not answered yet.
+    pub(super) fn clear_scripts(&self) {
+        for queue in [&self.token_scripts, &self.revoke_scripts] {
+            queue.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+    }
+
     /// Counts a token call, wakes whoever waits for it, and gives it its script.
     pub(super) fn token_call_arrived(&self) -> Option<ScriptedAnswer> {
         let scripted = next(&self.token_scripts);

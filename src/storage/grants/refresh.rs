@@ -105,6 +105,28 @@ impl Storage {
         }))
     }
 
+    /// Gives a lease back as if it had not been claimed: what was found out says nothing about this
+    /// grant.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`]; the lease then ends by itself.
+    pub async fn undo_claim(&self, grant: &Grant, lease: &Lease) -> Result<(), StorageError> {
+        let mut update = grants::Entity::update_many()
+            .col_expr(grants::Column::LeaseOwner, Expr::value(Option::<Vec<u8>>::None))
+            .col_expr(grants::Column::LeaseUntil, Expr::value(Option::<i64>::None));
+        if !lease.intent_was_open {
+            update = update.col_expr(grants::Column::IntentAt, Expr::value(Option::<i64>::None));
+        }
+        let _turn = self.turn().await;
+        update
+            .filter(grants::Column::Id.eq(grant.id.as_bytes().to_vec()))
+            .filter(grants::Column::LeaseOwner.eq(lease.owner.as_bytes().to_vec()))
+            .exec(&self.db)
+            .await?;
+        Ok(())
+    }
+
     /// Undoes a claim, as if it had not been made.
     async fn unclaim(&self, claimed: &grants::Model) -> Result<(), StorageError> {
         let claimed_at = claimed.lease_until.map(|until| until - millis(LEASE));

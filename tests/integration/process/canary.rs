@@ -256,6 +256,10 @@ async fn failed_refreshes(site: &Site, serving: &Serving, secrets: &mut Secrets,
         // One grant each, for after a failure the broker lets a provider rest.
         let subject = format!("refresh-{number}");
         site.granted(serving, &subject).await;
+        if answer.status >= 500 {
+            // There are two attempts where the first tells nothing.
+            site.provider.script(ScriptedEndpoint::Token, answer.clone());
+        }
         site.provider.script(ScriptedEndpoint::Token, answer);
         told.status(&refresh(&mut serving.client().await, &subject).await);
     }
@@ -289,7 +293,6 @@ fn failures(of: &str, secrets: &mut Secrets) -> Vec<ScriptedAnswer> {
     vec![
         ScriptedAnswer::json(400, described("invalid_scope", &canary("description"))),
         ScriptedAnswer::json(400, described("invalid_grant", &canary("dead"))),
-        ScriptedAnswer::json(401, described("invalid_client", &canary("client"))),
         ScriptedAnswer::json(403, canary("body that is no JSON")),
         ScriptedAnswer::json(500, described("server_error", &canary("server error"))),
         ScriptedAnswer::json(503, canary("server error that is no JSON")),
@@ -306,6 +309,8 @@ fn failures(of: &str, secrets: &mut Secrets) -> Vec<ScriptedAnswer> {
         ),
         redirect,
         form,
+        // Last, for it keeps everybody away for a while.
+        ScriptedAnswer::json(401, described("invalid_client", &canary("client"))),
     ]
 }
 

@@ -137,10 +137,14 @@ async fn of_grants(world: &World, told: &mut Told) {
     for (status, body) in [
         (401, r#"{"error":"invalid_client"}"#),
         (400, r#"{"error":"invalid_request"}"#),
+        // Tried twice at once.
         (503, ""),
         (400, r#"{"error":"invalid_grant"}"#),
     ] {
         script_token(world, status, body);
+        if status == 503 {
+            script_token(world, status, body);
+        }
         told.note(client.refresh(refresh()).await);
         // Past the pause after a failure.
         world.advance(Duration::from_secs(20));

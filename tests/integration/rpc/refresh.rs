@@ -172,6 +172,8 @@ async fn troubles() {
     let mut client = world.client();
     for (index, (status, body, reason, error)) in TROUBLES.into_iter().enumerate() {
         let subject = format!("u{index}");
+        // Past what a refusal of the broker itself keeps everybody away for.
+        world.advance(seconds(11));
         let access_token = world.granted(&subject).await;
         script_token(&world, status, body);
         let told = refused(refresh(&mut client, &subject, "").await);
@@ -179,6 +181,7 @@ async fn troubles() {
         assert_eq!((told.metadata("provider"), told.metadata("error")), ("acme", error));
         assert_eq!(world.token(&subject).await, access_token);
     }
+    world.advance(seconds(11));
     world.granted("late").await;
     let busy = ScriptedAnswer {
         headers: vec![("Retry-After".into(), "7".into())],
