@@ -7,6 +7,7 @@ pub use sea_orm_migration::{MigratorTrait, SchemaManager};
 
 mod m20261123_000001_tables;
 mod m20261124_000002_identity;
+mod m20261125_000003_work;
 
 /// All steps, in order.
 #[derive(Debug)]
@@ -15,6 +16,10 @@ pub struct Migrator;
 #[sea_orm_migration::async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn sea_orm_migration::MigrationTrait>> {
-        vec![Box::new(m20261123_000001_tables::Step), Box::new(m20261124_000002_identity::Step)]
+        vec![
+            Box::new(m20261123_000001_tables::Step),
+            Box::new(m20261124_000002_identity::Step),
+            Box::new(m20261125_000003_work::Step),
+        ]
     }
 }

@@ -11,6 +11,7 @@ mod link;
 pub mod list;
 pub mod refresh;
 pub mod revoke;
+mod settled;
 mod uptime;
 
 use std::collections::BTreeMap;
@@ -52,6 +53,7 @@ pub struct Broker {
     /// Work that outlives its caller: it is awaited at shutdown.
     tasks: TaskTracker,
     draining: CancellationToken,
+    settled: settled::Settled,
 }
 
 /// What the operator chose.
@@ -102,6 +104,7 @@ impl Broker {
             breakers,
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
+            settled: settled::Settled::default(),
         })
     }
 
@@ -126,6 +129,21 @@ impl Broker {
     #[must_use]
     pub fn providers(&self) -> &Directory {
         &self.providers
+    }
+
+    /// Takes note that storage answers, or does not.
+    pub fn note_storage(&self, answers: bool) {
+        if answers {
+            self.settled.answered();
+        } else {
+            self.settled.lost();
+        }
+    }
+
+    /// Whether storage has been there for long enough to take up what other replicas began.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.settled.is_settled()
     }
 
     /// The source of randomness.
@@ -205,6 +223,7 @@ impl Broker {
         loop {
             match store().await {
                 Err(error) if error.is_transient() => {
+                    self.settled.lost();
                     if !std::mem::replace(&mut told, true) {
                         tracing::error!(%error, what, "cannot store; held until storage is back");
                     }

@@ -98,6 +98,7 @@ pub async fn run(
     // Nobody waits for it: what is still unknown is asked for when it is needed.
     let learning = Arc::clone(&broker);
     let learning = tokio::spawn(async move { learning.providers().learn_all().await });
+    parts.spawn(named(once(in_contact.clone(), workers::intents::run(Arc::clone(&broker)))));
     parts.spawn(named(once(in_contact.clone(), workers::revocations::run(Arc::clone(&broker)))));
     parts.spawn(named(once(in_contact.clone(), workers::sweep::run(Arc::clone(&broker)))));
 

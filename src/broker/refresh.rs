@@ -72,6 +72,21 @@ impl Broker {
         lend_to(bot, refreshed, &Scopes::default())
     }
 
+    /// Sends a refresh token again of which nobody knows whether it was used. True where something
+    /// came of it.
+    pub async fn take_up(self: &Arc<Self>, grant: &Grant) -> bool {
+        let held = match self.held(&grant.key).await {
+            Ok(held) => held,
+            // Revoked meanwhile.
+            Err(_) => return false,
+        };
+        if held.grant.version != grant.version || held.leased {
+            return false;
+        }
+        tracing::info!(provider = %grant.key.provider, "taking up a refresh that was left open");
+        self.refreshed(&held).await.is_ok()
+    }
+
     /// The grant after a refresh of this edition, by this process or another.
     pub(super) async fn refreshed(self: &Arc<Self>, held: &Held) -> Result<Held, BrokerError> {
         if self.draining.is_cancelled() {

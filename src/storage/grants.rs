@@ -4,6 +4,7 @@ mod convert;
 mod list;
 mod refresh;
 mod revoke;
+mod work;
 
 use sea_orm::sea_query::{Expr, ExprTrait, IntoCondition, LockType, Query};
 use sea_orm::{
@@ -163,6 +164,8 @@ impl Storage {
             failures: Set(0),
             next_attempt_at: Set(None),
             last_error: Set(None),
+            last_used_at: Set(None),
+            next_refresh_at: Set(None),
         };
         let model = match existing {
             Some(_) => row.update(&**write).await?,

@@ -47,6 +47,7 @@ pub async fn run(
     loop {
         let answers =
             matches!(tokio::time::timeout(PATIENCE, broker.storage().now()).await, Ok(Ok(_)));
+        broker.note_storage(answers);
         let changed =
             contact.send_if_modified(|before| std::mem::replace(before, answers) != answers);
         if changed && answers {

@@ -174,7 +174,7 @@ impl Broker {
         let ends = tokio::time::Instant::now() + PATIENCE;
         loop {
             let began = Uptime::now();
-            if let Some(lease) = self.storage.claim_refresh(grant).await? {
+            if let Some(lease) = self.storage.claim_refresh(grant, self.is_settled()).await? {
                 return Ok(Claim::Mine(lease, began));
             }
             let held = self.held(&grant.key).await?;

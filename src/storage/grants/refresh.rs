@@ -50,15 +50,24 @@ pub enum Committed {
 
 impl Storage {
     /// Claims a refresh, and writes down that a refresh token may be sent from now on, in one
-    /// statement. Absent where the grant is another edition by now, is leased, or is not active.
+    /// statement. Absent where the grant is another edition by now, is leased, or is not active; and,
+    /// without `with_open_intent`, where an answer may still be on its way into storage.
     ///
     /// # Errors
     ///
     /// [`StorageError`]; then nothing may be sent.
-    pub async fn claim_refresh(&self, grant: &Grant) -> Result<Option<Lease>, StorageError> {
+    pub async fn claim_refresh(
+        &self,
+        grant: &Grant,
+        with_open_intent: bool,
+    ) -> Result<Option<Lease>, StorageError> {
         let owner = self.random.id();
         let now = self.now_expr();
         let _turn = self.turn().await;
+        let intent = match with_open_intent {
+            true => Condition::all(),
+            false => Condition::all().add(grants::Column::IntentAt.is_null()),
+        };
         let claimed = grants::Entity::update_many()
             .col_expr(grants::Column::LeaseOwner, Expr::value(owner.as_bytes().to_vec()))
             .col_expr(grants::Column::LeaseUntil, now.clone().add(millis(LEASE)))
@@ -67,6 +76,7 @@ impl Storage {
                 Expr::col(grants::Column::IntentAt).if_null(now.clone()),
             )
             .filter(of_version(grant.id, grant.version))
+            .filter(intent)
             .filter(grants::Column::State.eq(ACTIVE))
             .filter(
                 Condition::any()

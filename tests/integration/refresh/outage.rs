@@ -62,8 +62,8 @@ async fn down() {
         assert_eq!(state(&world, subject).await, proto::GrantState::Active);
     }
     world.provider.clear_scripts();
-    // Longer than any pause after so few failures.
-    world.advance(Duration::from_secs(20));
+    // Longer than any pause of a single grant.
+    world.advance(Duration::from_secs(301));
     for subject in dead {
         get(&world, subject).await.expect("the provider is back");
     }

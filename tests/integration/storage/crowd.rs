@@ -24,7 +24,8 @@ async fn live(store: Store, index: usize) {
     let key = key(&subject);
     let mut grant = store.grant(&key, &format!("{index}-0")).await;
     for round in 1..=ROUNDS {
-        let lease = store.storage.claim_refresh(&grant).await.expect("storage").expect("a lease");
+        let lease =
+            store.storage.claim_refresh(&grant, true).await.expect("storage").expect("a lease");
         let sent = format!("refresh-{index}-{}", round - 1);
         assert_eq!(exposed(lease.refresh_token.as_ref()), Some(sent.as_str()));
         let new = tokens(&format!("{index}-{round}"), store.now());

@@ -57,7 +57,8 @@ async fn generations<B: Backend>() {
     // When the user authorized, which was now.
     assert_eq!(second.created_at, store.now());
     assert_eq!(store.served(&key("u1")).await, "access-2");
-    let lease = store.storage.claim_refresh(&second).await.expect("storage").expect("a lease");
+    let lease =
+        store.storage.claim_refresh(&second, true).await.expect("storage").expect("a lease");
     assert_eq!(exposed(lease.refresh_token.as_ref()), Some("refresh-2"));
     // What was superseded is deleted, not revoked: that could end the new grant.
     assert_eq!(store.doomed().await, 0);
@@ -72,7 +73,7 @@ async fn fresh<B: Backend>() {
     store.storage.commit_refresh(&old, &loser, &disposal()).await.expect("storage");
     store.storage.commit_refresh(&old, &late, &disposal()).await.expect("storage");
     let old = store.held(&key("u1")).await.grant;
-    let lease = store.storage.claim_refresh(&old).await.expect("storage").expect("a lease");
+    let lease = store.storage.claim_refresh(&old, true).await.expect("storage").expect("a lease");
     assert_eq!(exposed(lease.fallback.as_ref()), Some("refresh-late"));
     let wait = Some(Duration::from_secs(300));
     store.storage.release(&old, lease.owner, true, wait, "status 500").await.expect("storage");
@@ -80,7 +81,7 @@ async fn fresh<B: Backend>() {
 
     let new = store.grant(&key("u1"), "2").await;
     assert_eq!((new.state, new.failures, new.next_attempt_at), (GrantState::Active, 0, None));
-    let lease = store.storage.claim_refresh(&new).await.expect("storage").expect("a lease");
+    let lease = store.storage.claim_refresh(&new, true).await.expect("storage").expect("a lease");
     assert_eq!(exposed(lease.refresh_token.as_ref()), Some("refresh-2"));
     assert!(lease.fallback.is_none());
     assert!(!lease.intent_was_open);
@@ -98,7 +99,7 @@ async fn no_refresh_token<B: Backend>() {
     let grant = stored.expect("a grant");
     // The old generation's refresh token belongs to another consent.
     assert!(!grant.refreshable);
-    let lease = store.storage.claim_refresh(&grant).await.expect("storage").expect("a lease");
+    let lease = store.storage.claim_refresh(&grant, true).await.expect("storage").expect("a lease");
     assert!(lease.refresh_token.is_none());
     let held = store.held(&key("u1")).await;
     assert_eq!(held.grant.expires_at, None);

@@ -36,7 +36,7 @@ async fn token(store: &Store, subject: &str) -> Result<String, StorageError> {
 }
 
 async fn claim(store: &Store, grant: &Grant) -> Result<Option<Lease>, StorageError> {
-    store.storage.claim_refresh(grant).await
+    store.storage.claim_refresh(grant, true).await
 }
 
 fn is_damaged<T>(result: Result<T, StorageError>, table: &str) -> bool {
