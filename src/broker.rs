@@ -1,6 +1,7 @@
 //! The use cases: each is one file that reads from top to bottom.
 
 pub mod authorize;
+mod cache;
 pub mod cancel;
 pub mod complete;
 pub mod confirm;
@@ -13,6 +14,7 @@ pub mod refresh;
 pub mod revoke;
 mod settled;
 mod uptime;
+mod used;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use url::Url;
 
+pub use cache::{Bounds, CacheCounts, NO_CACHE};
 pub use complete::redirect_uri;
 pub use error::BrokerError;
 pub use link::BrowserSecret;
@@ -29,7 +32,8 @@ pub use link::BrowserSecret;
 use crate::crypto::keyring::Keyring;
 use crate::crypto::random::Random;
 use crate::domain::bot::Bot;
-use crate::domain::grant::{GrantKey, Subject};
+use crate::domain::grant::{GrantKey, KeyHash, Subject};
+use crate::domain::id::Id;
 use crate::domain::name::Name;
 use crate::domain::provider::Provider;
 use crate::domain::time::Timestamp;
@@ -54,6 +58,8 @@ pub struct Broker {
     tasks: TaskTracker,
     draining: CancellationToken,
     settled: settled::Settled,
+    cache: cache::TokenCache,
+    used: used::Used,
 }
 
 /// What the operator chose.
@@ -65,6 +71,8 @@ pub struct Settings {
     pub link_ttl: Duration,
     /// How long a confirmation code works.
     pub confirmation_ttl: Duration,
+    /// How long a token that was read may be served.
+    pub cache: Bounds,
 }
 
 /// What [`Broker::new`] takes.
@@ -99,12 +107,14 @@ impl Broker {
             random: parts.random,
             providers: Directory::new(parts.http, parts.providers),
             bots,
-            settings: parts.settings,
             flights: refresh::Flights::default(),
             breakers,
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
             settled: settled::Settled::default(),
+            used: used::Used::default(),
+            cache: cache::TokenCache::new(parts.settings.cache),
+            settings: parts.settings,
         })
     }
 
@@ -131,6 +141,30 @@ impl Broker {
         &self.providers
     }
 
+    /// Takes note that a grant is used.
+    fn note_use(&self, grant: Option<Id>) {
+        if let Some(grant) = grant {
+            self.used.note(grant);
+        }
+    }
+
+    /// The grants that were used since the last call.
+    #[must_use]
+    pub fn take_used(&self) -> Vec<Id> {
+        self.used.take()
+    }
+
+    /// Another replica has revoked or replaced a grant.
+    pub fn note_change(&self, key: KeyHash) {
+        self.cache.forget(key);
+    }
+
+    /// What the cache of living tokens has counted since the start.
+    #[must_use]
+    pub fn cache_counts(&self) -> CacheCounts {
+        self.cache.counts()
+    }
+
     /// Takes note that storage answers, or does not.
     pub fn note_storage(&self, answers: bool) {
         if answers {
@@ -138,6 +172,10 @@ impl Broker {
         } else {
             self.settled.lost();
         }
+    }
+
+    fn storage_answers(&self) -> bool {
+        self.settled.answers()
     }
 
     /// Whether storage has been there for long enough to take up what other replicas began.

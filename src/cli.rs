@@ -143,6 +143,7 @@ fn keyring(config: &Config) -> anyhow::Result<Arc<Keyring>> {
 fn storage_settings(config: &Config) -> Settings {
     Settings {
         url: config.database.url.clone(),
+        listen_url: config.database.listen_url.clone(),
         max_connections: config.database.max_connections,
         clock: Clock::Database,
     }

@@ -42,6 +42,7 @@ pub use self::telemetry::{LogFormat, Telemetry};
 
 use self::problem::Reported;
 use self::section::Section;
+use crate::broker::Bounds;
 use crate::domain::bot::Bot;
 use crate::domain::provider::Provider;
 
@@ -63,6 +64,8 @@ pub struct Config {
     pub encryption: Encryption,
     /// How long a person has.
     pub authorizations: Authorizations,
+    /// How long a token that was read may be served.
+    pub cache: Bounds,
     /// Where the broker may connect to.
     pub egress: Egress,
     /// The authorization servers, in order of their names; at least one.
@@ -128,7 +131,6 @@ fn read(root: &mut Section<'_>) -> Result<Config, Reported> {
     root.refuse(&UNSUPPORTED);
     root.finish();
 
-    cache?;
     Ok(Config {
         grpc: grpc?,
         http: http?,
@@ -136,6 +138,7 @@ fn read(root: &mut Section<'_>) -> Result<Config, Reported> {
         database: database?,
         encryption: encryption?,
         authorizations: authorizations?,
+        cache: cache?,
         egress: egress?,
         providers: found.providers?,
         bots: bots?,

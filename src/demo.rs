@@ -21,7 +21,7 @@ use url::Url;
 
 use self::data::DataDirectory;
 use self::provider::DemoProvider;
-use crate::broker::{Broker, Parts, Settings};
+use crate::broker::{Broker, NO_CACHE, Parts, Settings};
 use crate::crypto::random::Random;
 use crate::domain::bot::{ApiKey, Bot, Confirmation, Providers};
 use crate::domain::name::Name;
@@ -173,6 +173,7 @@ async fn broker(
     let keyring = Arc::new(data.keyring()?);
     let settings = crate::storage::Settings {
         url: data.database_url().into(),
+        listen_url: None,
         max_connections: 10,
         clock: Clock::Database,
     };
@@ -219,6 +220,7 @@ async fn broker(
             public_url: base(addresses.http)?,
             link_ttl: Duration::from_secs(10 * 60),
             confirmation_ttl: Duration::from_secs(5 * 60),
+            cache: NO_CACHE,
         },
     }))
 }

@@ -91,13 +91,15 @@ pub async fn run(
     let mut parts = JoinSet::new();
 
     health.set_service_status(grpc::SERVICE_NAME, ServingStatus::NotServing).await;
-    let reported = report(health.clone(), in_contact.clone(), ready, stopping.clone());
+    let bridged = broker.settings().cache.outage_max_age;
+    let reported = report(health.clone(), in_contact.clone(), bridged, ready, stopping.clone());
     let reporting = tokio::spawn(reported);
     let watching = workers::contact::run(Arc::clone(&broker), contact, schema);
     parts.spawn(async move { watching.await.map_err(|reason| ("storage", reason)) });
     // Nobody waits for it: what is still unknown is asked for when it is needed.
     let learning = Arc::clone(&broker);
     let learning = tokio::spawn(async move { learning.providers().learn_all().await });
+    parts.spawn(named(once(in_contact.clone(), workers::changes::run(Arc::clone(&broker)))));
     parts.spawn(named(once(in_contact.clone(), workers::intents::run(Arc::clone(&broker)))));
     parts.spawn(named(once(in_contact.clone(), workers::revocations::run(Arc::clone(&broker)))));
     parts.spawn(named(once(in_contact.clone(), workers::sweep::run(Arc::clone(&broker)))));
@@ -168,15 +170,30 @@ fn fault_of(ended: Option<Result<Part, tokio::task::JoinError>>) -> RunError {
     RunError::Ended { part, reason }
 }
 
-/// Keeps health and readiness up to date: serving while storage answers, until the end begins.
+fn far_away() -> tokio::time::Instant {
+    tokio::time::Instant::now() + Duration::from_secs(24 * 60 * 60)
+}
+
+/// Keeps health and readiness up to date: serving while storage answers, and as long as the cache
+/// may serve without it, until the end begins.
 async fn report(
     health: HealthReporter,
     mut in_contact: watch::Receiver<bool>,
+    bridged: Duration,
     ready: watch::Sender<bool>,
     stopping: CancellationToken,
 ) {
+    // Since when storage is away, once it has been there.
+    let mut away: Option<tokio::time::Instant> = None;
+    let mut was_there = false;
     loop {
-        let serving = *in_contact.borrow_and_update() && !stopping.is_cancelled();
+        let there = *in_contact.borrow_and_update();
+        was_there |= there;
+        away = if there { None } else { away.or_else(|| Some(tokio::time::Instant::now())) };
+        // What the cache has is served on for a while.
+        let ends = away.filter(|_| was_there).map(|since| since + bridged);
+        let bridging = ends.is_some_and(|ends| tokio::time::Instant::now() < ends);
+        let serving = (there || bridging) && !stopping.is_cancelled();
         let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
         health.set_service_status(grpc::SERVICE_NAME, status).await;
         ready.send_replace(serving);
@@ -188,6 +205,7 @@ async fn report(
                 // The watch over storage has ended, and so will this process.
                 stopping.cancelled().await;
             },
+            () = tokio::time::sleep_until(ends.unwrap_or_else(far_away)), if bridging => {}
             () = stopping.cancelled() => {}
         }
     }

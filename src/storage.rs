@@ -4,6 +4,7 @@
 //! Tokens are sealed and opened here and nowhere else.
 
 mod authorizations;
+mod changes;
 mod clock;
 mod connect;
 mod entity;
@@ -24,6 +25,7 @@ use sea_orm::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use authorizations::{Answered, Awaiting, Begun, NewAuthorization, Seen};
+pub use changes::{Change, Changes};
 pub use clock::Clock;
 pub use connect::{MissingFile, OutOfReach, Settings};
 pub use error::StorageError;

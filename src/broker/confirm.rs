@@ -99,6 +99,7 @@ impl Broker {
         let stored =
             self.storage.authorize(authorization, &tokens, &confirmed.identity, &uncount).await?;
         if let Some(grant) = stored {
+            self.cache.forget(authorization.key.hash());
             tracing::info!(authorization.id = %authorization.id, "authorization confirmed");
             return Ok(grant);
         }

@@ -65,11 +65,20 @@ impl Broker {
     ) -> Result<Lent, BrokerError> {
         self.admit(bot, &request.key)?;
         allowed(bot, &request.key, &request.scopes)?;
-        let held = self.held(&request.key).await?;
+        if let Some(lent) = self.lend_cached(bot, request) {
+            return Ok(lent);
+        }
+        let held = match self.held_now(&request.key).await {
+            // A bot can go on with a token that it was lent a moment ago.
+            Err(BrokerError::StorageUnavailable) => self.held_in_outage(request)?,
+            held => held?,
+        };
         covers(&held.grant, &request.scopes)?;
         let held = match due(&held, request.min_ttl) {
             Due::Nothing => held,
             Due::Reauthorization => return Err(reauthorization(&request.key)),
+            // Nobody can refresh it now, and it lives.
+            Due::Refresh { old_still_lives: true } if !self.storage_answers() => held,
             Due::Refresh { old_still_lives } => match self.refreshed(&held).await {
                 Ok(refreshed) => refreshed,
                 Err(error) if old_still_lives => self.still_held(held, error).await?,
@@ -77,6 +86,39 @@ impl Broker {
             },
         };
         lend_to(bot, held, &request.scopes)
+    }
+
+    /// A token that was read a moment ago, where it will do. Anything else is asked anew: what a
+    /// user has to settle is never told from memory.
+    fn lend_cached(&self, bot: &Bot, request: &LendRequest) -> Option<Lent> {
+        let hit = self.cache.get(&request.key, false)?;
+        let good = hit
+            .held
+            .access_token
+            .as_ref()
+            .is_some_and(|token| token.is_good_for(request.min_ttl, hit.held.now));
+        let lent = good.then(|| lend_to(bot, hit.held, &request.scopes).ok()).flatten()?;
+        self.note_use(hit.first_use);
+        Some(lent)
+    }
+
+    /// What was read last, while storage cannot be asked.
+    fn held_in_outage(&self, request: &LendRequest) -> Result<Held, BrokerError> {
+        let hit = self.cache.get(&request.key, true).filter(|hit| {
+            hit.held.access_token.as_ref().is_some_and(|token| token.is_living(hit.held.now))
+        });
+        let held = hit.ok_or(BrokerError::StorageUnavailable)?.held;
+        let missing = request.scopes.missing_from(&held.grant.scopes);
+        if missing.is_empty() { Ok(held) } else { Err(BrokerError::StorageUnavailable) }
+    }
+
+    /// Reads a grant, and keeps it for those who ask next.
+    async fn held_now(&self, key: &GrantKey) -> Result<Held, BrokerError> {
+        let ticket = self.cache.ticket(key);
+        let held = self.held(key).await?;
+        self.cache.put(ticket, &held);
+        self.note_use(Some(held.grant.id));
+        Ok(held)
     }
 
     /// The old token is served while it is valid, whatever happens to the refresh. The refresh took

@@ -65,7 +65,10 @@ impl Broker {
     /// Takes the grant away here.
     async fn forget(&self, key: &GrantKey) -> Result<Option<Revoked>, BrokerError> {
         let disposal = self.disposal(&key.provider);
-        let revoked = self.storage.revoke(key, &disposal).await?;
+        let revoked = self.storage.revoke(key, &disposal).await;
+        // Whether it has worked or not: nothing is served from before.
+        self.cache.forget(key.hash());
+        let revoked = revoked?;
         if !revoked.found {
             return Ok(None);
         }

@@ -38,6 +38,11 @@ impl Settled {
         }
     }
 
+    /// Whether storage answered when it was last asked.
+    pub(super) fn answers(&self) -> bool {
+        !matches!(*self.lock(), State::Away)
+    }
+
     pub(super) fn is_settled(&self) -> bool {
         match &*self.lock() {
             State::Always => true,

@@ -45,6 +45,7 @@ pub(super) async fn run(config: &Config, stop: CancellationToken) -> anyhow::Res
             public_url: config.http.public_url.clone(),
             link_ttl: config.authorizations.link_ttl,
             confirmation_ttl: config.authorizations.confirmation_ttl,
+            cache: config.cache,
         },
     });
     runtime::run(broker, listeners, schema, stop).await?;

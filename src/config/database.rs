@@ -9,9 +9,6 @@ use super::problem::Reported;
 use super::section::Section;
 use super::value::{boolean, count};
 
-/// Keys of later versions.
-const UNSUPPORTED: [&str; 1] = ["listen_url"];
-
 /// What a database is told by.
 const SCHEMES: [&str; 3] = [SQLITE, "postgres:", "postgresql:"];
 const SQLITE: &str = "sqlite:";
@@ -26,6 +23,8 @@ const DEFAULT_CONNECTIONS: u32 = 10;
 pub struct Database {
     /// What to connect to. A secret, for a password may be part of it.
     pub url: SecretString,
+    /// Another way to the same database, for notices from replica to replica.
+    pub listen_url: Option<SecretString>,
     /// The most connections that one replica holds; at least 1.
     pub max_connections: u32,
     /// Whether pending migrations are applied at start.
@@ -34,15 +33,30 @@ pub struct Database {
 
 pub(super) fn read(mut section: Section<'_>) -> Result<Database, Reported> {
     let url = url(&mut section);
+    let listen_url = listen_url(&mut section);
     let max_connections = section.optional("max_connections", count);
     let migrate = section.or("migrate", true, boolean);
-    section.refuse(&UNSUPPORTED);
     section.finish();
     Ok(Database {
         url: url?,
+        listen_url: listen_url?,
         max_connections: max_connections?.map_or(DEFAULT_CONNECTIONS, NonZeroU32::get),
         migrate: migrate?,
     })
+}
+
+/// Only PostgreSQL has notices.
+fn listen_url(section: &mut Section<'_>) -> Result<Option<SecretString>, Reported> {
+    let Some(secret) = section.secret("listen_url", "listen_url_file")? else { return Ok(None) };
+    let text = secret.value.expose_secret();
+    let postgres = SCHEMES.iter().any(|scheme| *scheme != SQLITE && text.starts_with(scheme));
+    if !postgres || Url::parse(text).is_err() {
+        return Err(section.problem(
+            secret.key,
+            "must be a URL such as \"postgres://USER:PASSWORD@HOST/DATABASE\"",
+        ));
+    }
+    Ok(Some(secret.value))
 }
 
 fn url(section: &mut Section<'_>) -> Result<SecretString, Reported> {
@@ -101,9 +115,9 @@ mod tests {
             database(text).expect_err("problems"),
             format!(
                 "database.url: is required; write {EXAMPLE} or name a url_file\n\
+             database.listen_url: must be a URL such as \"postgres://USER:PASSWORD@HOST/DATABASE\"\n\
              database.max_connections: must be a whole number from 1 to 4294967295\n\
-             database.migrate: must be true or false, not a string\n\
-             database.listen_url: is not supported by this version yet; remove it"
+             database.migrate: must be true or false, not a string"
             )
         );
     }

@@ -105,6 +105,7 @@ fn every_example_is_taken() {
     let key = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
     for (name, content) in [
         ("database-url", "sqlite://token-broker.db".to_owned()),
+        ("listen-url", "postgres://broker@db/broker".to_owned()),
         ("keyring", format!("2026-11:{key}\n")),
         ("encryption-key", key.to_owned()),
         ("client-secret", "a secret".to_owned()),

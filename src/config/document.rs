@@ -20,8 +20,12 @@ const DEEPEST: usize = 4;
 const BOOLEANS: [&str; 2] = ["bots.*.device_flow", "database.migrate"];
 
 /// Keys whose variable is read as an integer.
-const INTEGERS: [&str; 3] =
-    ["bots.*.rate.burst", "bots.*.rate.per_second", "database.max_connections"];
+const INTEGERS: [&str; 4] = [
+    "bots.*.rate.burst",
+    "bots.*.rate.per_second",
+    "cache.max_entries",
+    "database.max_connections",
+];
 
 /// Keys that only the file can set.
 const LISTS: [&str; 10] = [
@@ -38,9 +42,11 @@ const LISTS: [&str; 10] = [
 ];
 
 /// Secrets and the last part of the other key that gives the same one.
-const SECRETS: [(&str, &str); 6] = [
+const SECRETS: [(&str, &str); 8] = [
     ("database.url", "url_file"),
     ("database.url_file", "url"),
+    ("database.listen_url", "listen_url_file"),
+    ("database.listen_url_file", "listen_url"),
     ("encryption.keys", "keys_file"),
     ("encryption.keys_file", "keys"),
     ("providers.*.client_secret", "client_secret_file"),

@@ -64,11 +64,11 @@ http.public_url: must be an absolute https URL; http is allowed on loopback only
 ops.listen: must be an IP address and a port, such as \"127.0.0.1:8080\"
 ops.port: is unknown; known here: listen (set by TOKEN_BROKER__OPS__PORT)
 database.url: must be a URL such as \"sqlite://token-broker.db?mode=rwc\" or \"postgres://USER:PASSWORD@HOST/DATABASE\"; percent-encode what a user name or password has besides letters and digits
+database.listen_url: must be a URL such as \"postgres://USER:PASSWORD@HOST/DATABASE\"
 database.max_connections: must be a whole number, not a date or time
-database.listen_url: is not supported by this version yet; remove it
 encryption.keys_file: is given beside keys; keep one of them
 authorizations.link_ttl: must be a duration from 10s to 1day, such as \"5m\"
-cache.max_age: must be \"0s\", since this version has no cache and reads the database each time; write max_age = \"0s\" or remove it
+cache.max_age: must be a duration from 0s to 1m, such as \"5m\"
 egress.allowed_networks: item 1 must be a network such as \"10.0.0.0/8\" or \"fd00::/8\"
 providers.acme.client_secret: must be a string, not an integer
 providers.acme.preset: is not supported by this version yet; remove it

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use sha2::{Digest, Sha256};
+
 use super::id::Id;
 use super::identity::Identity;
 use super::name::Name;
@@ -20,6 +22,58 @@ pub struct GrantKey {
     pub subject: Subject,
     /// Which of the subject's accounts.
     pub account: Account,
+}
+
+/// Stands for a key where the key itself has no business: in a notice to other replicas, and in
+/// their caches. 128 bits of SHA-256 over the length-prefixed parts.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct KeyHash([u8; 16]);
+
+impl KeyHash {
+    /// One of the bytes, to sort keys by.
+    #[must_use]
+    pub const fn first_byte(self) -> u8 {
+        self.0[0]
+    }
+
+    /// Parses 32 hexadecimal digits. Absent where the text is anything else.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut bytes = [0; 16];
+        hex::decode_to_slice(text, &mut bytes).ok()?;
+        Some(Self(bytes))
+    }
+}
+
+impl fmt::Display for KeyHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for KeyHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl GrantKey {
+    /// What stands for the key elsewhere.
+    #[must_use]
+    pub fn hash(&self) -> KeyHash {
+        let mut hasher = Sha256::new();
+        for part in [
+            self.namespace.as_str(),
+            self.provider.as_str(),
+            self.subject.as_str(),
+            self.account.as_str(),
+        ] {
+            hasher.update((part.len() as u64).to_be_bytes());
+            hasher.update(part.as_bytes());
+        }
+        let digest = hasher.finalize();
+        KeyHash(std::array::from_fn(|index| digest[index]))
+    }
 }
 
 impl fmt::Debug for GrantKey {

@@ -23,7 +23,7 @@ use crate::domain::time::Timestamp;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a call waits for a connection before the database counts as out of reach.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// After how long a connection is tried before it is used.
 const RESTED: Duration = Duration::from_secs(1);
@@ -33,6 +33,8 @@ const RESTED: Duration = Duration::from_secs(1);
 pub struct Settings {
     /// `sqlite://…` or `postgres://…`; may hold a password.
     pub url: SecretString,
+    /// Another way to the same database, for notices. Absent: the same.
+    pub listen_url: Option<SecretString>,
     /// The size of the pool.
     pub max_connections: u32,
     /// Where statements take the time from.
@@ -124,7 +126,7 @@ impl Storage {
         let db = Database::connect(options).await?;
         let server = match is_sqlite {
             true => None,
-            false => Some(Server::parse(settings.url.expose_secret())?),
+            false => Some(Server::parse(settings)?),
         };
         Ok(Self {
             db,
@@ -172,7 +174,7 @@ impl Storage {
         use sea_orm::sqlx::Connection as _;
 
         let Some(server) = &self.server else { return Ok(()) };
-        let opened = PgConnection::connect_with(&server.0);
+        let opened = PgConnection::connect_with(&server.options);
         let opened = match tokio::time::timeout(ACQUIRE_TIMEOUT, opened).await {
             Ok(Ok(connection)) => connection.close().await,
             Ok(Err(error)) => Err(error),
@@ -211,21 +213,37 @@ impl Storage {
 }
 
 /// Where PostgreSQL is.
-pub(super) struct Server(PgConnectOptions);
+pub(super) struct Server {
+    options: PgConnectOptions,
+    /// For notices, which do not pass through every pooler.
+    listening: PgConnectOptions,
+}
 
 impl Server {
-    fn parse(url: &str) -> Result<Self, DbErr> {
-        let wrong = |error| DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error)));
-        url.parse().map(Self).map_err(wrong)
+    fn parse(settings: &Settings) -> Result<Self, DbErr> {
+        let parse = |url: &SecretString| {
+            let wrong = |error| DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error)));
+            url.expose_secret().parse::<PgConnectOptions>().map_err(wrong)
+        };
+        let options = parse(&settings.url)?;
+        let listening = match &settings.listen_url {
+            Some(url) => parse(url)?,
+            None => options.clone(),
+        };
+        Ok(Self { options, listening })
+    }
+
+    pub(super) fn for_listening(&self) -> PgConnectOptions {
+        self.listening.clone()
     }
 
     /// For people; without the password.
     fn place(&self) -> String {
-        let database = self.0.get_database().unwrap_or_else(|| self.0.get_username());
-        match self.0.get_socket() {
+        let database = self.options.get_database().unwrap_or_else(|| self.options.get_username());
+        match self.options.get_socket() {
             Some(socket) => format!("PostgreSQL at {}, database {database}", socket.display()),
             None => {
-                let (host, port) = (self.0.get_host(), self.0.get_port());
+                let (host, port) = (self.options.get_host(), self.options.get_port());
                 format!("PostgreSQL at {host}:{port}, database {database}")
             }
         }

@@ -2,6 +2,7 @@
 //! test needs is missing.
 
 mod bots;
+mod cache;
 mod chromium;
 mod grpcurl;
 mod harness;
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
     let arguments = libtest_mimic::Arguments::from_args();
     let trials = [
         bots::trials(),
+        cache::trials(),
         chromium::trials(),
         grpcurl::trials(),
         issuer::trials(),

@@ -118,6 +118,7 @@ impl Broker {
                 .await
                 .map(|grant| grant.is_some()),
         };
+        self.cache.forget(authorization.key.hash());
         let unconfirmed = self.confirmation_of(&authorization.bot) == Confirmation::None;
         if !stored.map_err(|error| unavailable(error.into()))? {
             // Cancelled while the provider was answering; a quarantine has seen to its answer.

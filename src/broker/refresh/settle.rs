@@ -85,6 +85,7 @@ impl Broker {
                 self.storage.commit_refresh(grant, tokens, &disposal)
             })
             .await?;
+        self.cache.forget(grant.key.hash());
         match committed {
             Committed::Stored => tracing::info!("refreshed"),
             Committed::LostToSibling => tracing::warn!("another refresh was committed first"),

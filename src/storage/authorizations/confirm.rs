@@ -133,6 +133,9 @@ impl Storage {
         }
         self.drop_revocations(&write, &authorization.key).await?;
         let grant = self.install(&write, &authorization.key, tokens, identity).await?;
+        if grant.version.generation > 1 {
+            self.tell_change(&write, &authorization.key).await?;
+        }
         if !uncount.is_empty() {
             authorizations::Entity::update_many()
                 .col_expr(

@@ -63,6 +63,9 @@ impl Storage {
                 disposal,
             )
             .await?;
+        if found {
+            self.tell_change(&write, key).await?;
+        }
         write.commit().await?;
         Ok(Revoked { found, intent_open, revocations })
     }

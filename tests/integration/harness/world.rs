@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
-use token_broker::broker::{Broker, Parts, Settings};
+use token_broker::broker::{Broker, NO_CACHE, Parts, Settings};
 use token_broker::crypto::keyring::Keyring;
 use token_broker::crypto::random::Random;
 use token_broker::demo::provider::{self, DemoProvider};
@@ -132,6 +132,8 @@ impl World {
                 public_url: http_url.parse().expect("a URL"),
                 link_ttl: Duration::from_secs(600),
                 confirmation_ttl: Duration::from_secs(300),
+                // Time stands still here, and an age does not.
+                cache: NO_CACHE,
             },
             provider_timeout: Duration::from_secs(10),
             token_lifetime: Duration::from_secs(300),
@@ -296,6 +298,7 @@ pub async fn open_storage(folder: &TempDir, clock: Clock, keyring: &Arc<Keyring>
     let file = folder.path().join("token-broker.db");
     let settings = storage::Settings {
         url: format!("sqlite://{}?mode=rwc", file.display()).into(),
+        listen_url: None,
         max_connections: 10,
         clock,
     };

@@ -75,7 +75,8 @@ async fn many_faults() {
     config = with_line(&config, "scopes", "scopes = [\"a b\"]");
     config = with_line(&config, "providers", "providers = [\"acne\"]");
     config = with_line(&config, "client_id", "clientid = \"token-broker\"");
-    config.push_str("\nconfirmation = \"never\"\n[cache]\nmax_age = \"soon\"\n");
+    config = with_line(&config, "max_age", "max_age = \"soon\"");
+    config.push_str("\nconfirmation = \"never\"\n");
     let problems = refused_alike(&site, &config).await;
     let keys: Vec<_> =
         problems.iter().map(|line| line.split_once(": ").expect("a key").0).collect();

@@ -334,5 +334,5 @@ async fn open(place: &Place, clock: &Arc<AtomicI64>, keyring: Arc<Keyring>) -> S
 }
 
 pub fn settings(place: &Place, clock: Clock) -> Settings {
-    Settings { url: place.url.clone().into(), max_connections: 10, clock }
+    Settings { url: place.url.clone().into(), listen_url: None, max_connections: 10, clock }
 }

@@ -1,0 +1,175 @@
+//! Living tokens that were read a moment ago, so that GetToken need not ask the database each time.
+//!
+//! The age of an entry is a bound, and not a hope: it counts from before the read, and an entry that
+//! is older than `max_age` is served only while the database cannot be reached, and then no longer
+//! than `outage_max_age`. Notice of revocations and replacements makes it only faster.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use quick_cache::sync::Cache;
+
+use super::uptime::Uptime;
+use crate::domain::grant::{GrantKey, KeyHash};
+use crate::domain::id::Id;
+use crate::storage::Held;
+
+/// Into how many parts keys are sorted, each with a count of its invalidations.
+const PARTS: usize = 256;
+
+/// How long a token that was read may be served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// As long as the database can be reached. Zero: not at all, so that Revoke is linearizable.
+    pub max_age: Duration,
+    /// While the database cannot be reached.
+    pub outage_max_age: Duration,
+    /// How many tokens are kept.
+    pub max_entries: usize,
+}
+
+/// No cache: every GetToken reads the database.
+pub const NO_CACHE: Bounds =
+    Bounds { max_age: Duration::ZERO, outage_max_age: Duration::ZERO, max_entries: 1 };
+
+/// The tokens of one replica.
+pub(super) struct TokenCache {
+    bounds: Bounds,
+    entries: Cache<KeyHash, Arc<Entry>>,
+    parts: Box<[AtomicU64; PARTS]>,
+    counts: Counts,
+}
+
+struct Entry {
+    held: Held,
+    /// From before it was read.
+    read_at: Uptime,
+    /// Whether it is known already that the grant was used.
+    used: AtomicBool,
+}
+
+/// What has become of look-ups so far.
+#[derive(Debug, Default)]
+struct Counts {
+    hits: AtomicU64,
+    misses: AtomicU64,
+    outage_hits: AtomicU64,
+    invalidations: AtomicU64,
+    oldest_millis: AtomicU64,
+}
+
+/// What [`TokenCache`] has counted since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheCounts {
+    /// Look-ups that were answered.
+    pub hits: u64,
+    /// Of these, while the database could not be reached.
+    pub outage_hits: u64,
+    /// Look-ups that were not.
+    pub misses: u64,
+    /// Entries that were forgotten because of a change.
+    pub invalidations: u64,
+    /// The age of the oldest entry that was served.
+    pub oldest: Duration,
+}
+
+/// From before a read. What was read is kept only if nothing was invalidated since.
+#[derive(Clone, Copy)]
+pub(super) struct Ticket {
+    hash: KeyHash,
+    invalidations: u64,
+    begun: Uptime,
+}
+
+/// A grant from the cache, as of now.
+pub(super) struct Hit {
+    pub(super) held: Held,
+    /// The grant, where this is its first use since it was read.
+    pub(super) first_use: Option<Id>,
+}
+
+impl TokenCache {
+    pub(super) fn new(bounds: Bounds) -> Self {
+        Self {
+            entries: Cache::new(bounds.max_entries.max(1)),
+            bounds,
+            parts: Box::new(std::array::from_fn(|_| AtomicU64::new(0))),
+            counts: Counts::default(),
+        }
+    }
+
+    fn is_off(&self) -> bool {
+        self.bounds.max_age.is_zero()
+    }
+
+    /// A grant that was read no longer ago than `max_age`, or, in an outage, than
+    /// `outage_max_age`.
+    pub(super) fn get(&self, key: &GrantKey, outage: bool) -> Option<Hit> {
+        if self.is_off() {
+            return None;
+        }
+        let most = if outage { self.bounds.outage_max_age } else { self.bounds.max_age };
+        let found = self.entries.get(&key.hash()).filter(|entry| entry.read_at.elapsed() <= most);
+        let Some(entry) = found else {
+            self.counts.misses.fetch_add(1, Ordering::Relaxed);
+            return None;
+        };
+        let age = entry.read_at.elapsed();
+        self.counts.hits.fetch_add(1, Ordering::Relaxed);
+        if outage {
+            self.counts.outage_hits.fetch_add(1, Ordering::Relaxed);
+        }
+        let millis = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        self.counts.oldest_millis.fetch_max(millis, Ordering::Relaxed);
+        let mut held = entry.held.clone();
+        // The database's clock went on meanwhile; a token is never taken for younger than it is.
+        held.now = held.now + age;
+        let first_use = (!entry.used.swap(true, Ordering::Relaxed)).then_some(held.grant.id);
+        Some(Hit { held, first_use })
+    }
+
+    /// To be taken before a read.
+    pub(super) fn ticket(&self, key: &GrantKey) -> Ticket {
+        let hash = key.hash();
+        Ticket { hash, invalidations: self.part(hash).load(Ordering::SeqCst), begun: Uptime::now() }
+    }
+
+    /// Keeps what was read, unless it may have changed since the read began.
+    pub(super) fn put(&self, ticket: Ticket, held: &Held) {
+        let current = || self.part(ticket.hash).load(Ordering::SeqCst) == ticket.invalidations;
+        if self.is_off() || held.access_token.is_none() || !current() {
+            return;
+        }
+        let entry =
+            Entry { held: held.clone(), read_at: ticket.begun, used: AtomicBool::new(false) };
+        self.entries.insert(ticket.hash, Arc::new(entry));
+        // It may have been invalidated between the look and the insertion.
+        if !current() {
+            self.entries.remove(&ticket.hash);
+        }
+    }
+
+    /// Forgets a grant that was revoked, replaced or refreshed.
+    pub(super) fn forget(&self, hash: KeyHash) {
+        self.part(hash).fetch_add(1, Ordering::SeqCst);
+        if self.entries.remove(&hash).is_some() {
+            self.counts.invalidations.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn counts(&self) -> CacheCounts {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        CacheCounts {
+            hits: read(&self.counts.hits),
+            outage_hits: read(&self.counts.outage_hits),
+            misses: read(&self.counts.misses),
+            invalidations: read(&self.counts.invalidations),
+            oldest: Duration::from_millis(read(&self.counts.oldest_millis)),
+        }
+    }
+
+    fn part(&self, hash: KeyHash) -> &AtomicU64 {
+        &self.parts[usize::from(hash.first_byte())]
+    }
+}

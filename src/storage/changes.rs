@@ -1,0 +1,85 @@
+//! Notice of revocations and replacements from one replica to the others, on PostgreSQL.
+//!
+//! It is a help and never a need: whoever misses one serves what it has read for no longer than its
+//! cache allows. Only what takes a token away is told, for notices make commits queue.
+
+use sea_orm::sqlx::postgres::{PgListener, PgPoolOptions};
+use sea_orm::{ConnectionTrait, DbBackend, Statement};
+
+use super::{Storage, StorageError, Write};
+use crate::domain::grant::{GrantKey, KeyHash};
+
+/// PostgreSQL's channel.
+const CHANNEL: &str = "token_broker_changes";
+
+/// The notices of other replicas, and of this one. They are lost across a reconnect.
+pub struct Changes(PgListener);
+
+/// What came over the channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// A grant was revoked or replaced.
+    Of(KeyHash),
+    /// The connection was lost: there may have been any number of changes.
+    Unknown,
+}
+
+impl Storage {
+    /// Begins to listen, over a connection of its own. Absent on SQLite, which has one process.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] where the server cannot be reached.
+    pub async fn listen(&self) -> Result<Option<Changes>, StorageError> {
+        let Some(server) = &self.server else { return Ok(None) };
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(super::connect::ACQUIRE_TIMEOUT)
+            .connect_lazy_with(server.for_listening());
+        let mut listener = PgListener::connect_with(&pool).await.map_err(from_driver)?;
+        listener.listen(CHANNEL).await.map_err(from_driver)?;
+        Ok(Some(Changes(listener)))
+    }
+
+    /// Tells the other replicas, once the transaction is committed.
+    pub(super) async fn tell_change(
+        &self,
+        write: &Write,
+        key: &GrantKey,
+    ) -> Result<(), StorageError> {
+        if write.get_database_backend() != DbBackend::Postgres {
+            return Ok(());
+        }
+        let notify = Statement::from_sql_and_values(
+            DbBackend::Postgres,
+            "SELECT pg_notify($1, $2)",
+            [CHANNEL.into(), key.hash().to_string().into()],
+        );
+        write.execute_raw(notify).await?;
+        Ok(())
+    }
+}
+
+impl Changes {
+    /// Waits for the next one.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] where the connection is lost and cannot be had again.
+    pub async fn next(&mut self) -> Result<Change, StorageError> {
+        let notice = self.0.try_recv().await.map_err(from_driver)?;
+        Ok(notice
+            .and_then(|notice| KeyHash::parse(notice.payload()))
+            .map_or(Change::Unknown, Change::Of))
+    }
+}
+
+impl std::fmt::Debug for Changes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Changes")
+    }
+}
+
+fn from_driver(error: sea_orm::sqlx::Error) -> StorageError {
+    sea_orm::DbErr::Conn(sea_orm::RuntimeErr::SqlxError(std::sync::Arc::new(error))).into()
+}

@@ -1,0 +1,57 @@
+//! Hears from other replicas what was revoked or replaced there, so that it leaves the cache before
+//! its age does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::broker::Broker;
+use crate::storage::{Change, Changes};
+
+/// How long after a failure it is tried again to listen.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Listens until the broker drains.
+pub async fn run(broker: Arc<Broker>) {
+    loop {
+        let ended = tokio::select! {
+            ended = listen(&broker) => ended,
+            () = broker.draining().cancelled() => return,
+        };
+        if let Ended::ThereIsNothing = ended {
+            broker.draining().cancelled().await;
+            return;
+        }
+        // What is in the cache is served on, no longer than its age allows.
+        tokio::select! {
+            () = tokio::time::sleep(PAUSE) => {}
+            () = broker.draining().cancelled() => return,
+        }
+    }
+}
+
+enum Ended {
+    /// One process, which needs no notice.
+    ThereIsNothing,
+    Lost,
+}
+
+async fn listen(broker: &Broker) -> Ended {
+    let mut changes: Changes = match broker.storage().listen().await {
+        Ok(Some(changes)) => changes,
+        Ok(None) => return Ended::ThereIsNothing,
+        Err(error) => {
+            tracing::debug!(%error, "cannot listen for changes");
+            return Ended::Lost;
+        }
+    };
+    loop {
+        match changes.next().await {
+            Ok(Change::Of(key)) => broker.note_change(key),
+            Ok(Change::Unknown) => tracing::info!("notices of changes may have been missed"),
+            Err(error) => {
+                tracing::warn!(%error, "notices of changes are missed");
+                return Ended::Lost;
+            }
+        }
+    }
+}
