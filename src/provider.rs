@@ -17,4 +17,4 @@ pub use directory::Directory;
 pub use egress::Egress;
 pub use error::{INVALID_CLIENT, INVALID_RESPONSE, OAuthError, ProviderError};
 pub use http::Http;
-pub use id_token::{Expected, IdTokenError};
+pub use id_token::{Expected, IdTokenError, Mismatch};

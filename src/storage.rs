@@ -10,6 +10,7 @@ mod connect;
 mod entity;
 mod error;
 mod grants;
+mod limited;
 mod migrate;
 mod revocations;
 mod rows;
@@ -18,10 +19,7 @@ mod seal;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use sea_orm::{
-    DatabaseConnection, DatabaseTransaction, SqliteTransactionMode, TransactionOptions,
-    TransactionTrait,
-};
+use sea_orm::{DatabaseConnection, DatabaseTransaction, SqliteTransactionMode, TransactionOptions};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use authorizations::{Answered, Awaiting, Begun, NewAuthorization, Seen};
@@ -33,12 +31,13 @@ pub use grants::{Committed, Held, LEASE, Lease, ListFilter, ListPosition, Revoke
 pub use migrate::MigrationStatus;
 pub use revocations::{Disposal, Revocation};
 
+use self::limited::Limited;
 use crate::crypto::keyring::Keyring;
 use crate::crypto::random::Random;
 
 /// The database, with the keyring that seals what goes in.
 pub struct Storage {
-    db: DatabaseConnection,
+    db: Limited<DatabaseConnection>,
     /// Where the database is, if it is one that is called.
     server: Option<connect::Server>,
     clock: Clock,
@@ -53,7 +52,7 @@ pub struct Storage {
 
 /// A transaction that may write.
 struct Write {
-    transaction: DatabaseTransaction,
+    transaction: Limited<DatabaseTransaction>,
     _turn: Option<OwnedSemaphorePermit>,
 }
 
@@ -74,7 +73,7 @@ impl Storage {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             ..TransactionOptions::default()
         };
-        let transaction = self.db.begin_with_options(options).await?;
+        let transaction = self.db.begin(options).await?;
         Ok(Write { transaction, _turn: turn })
     }
 }
@@ -86,9 +85,9 @@ impl Write {
 }
 
 impl Deref for Write {
-    type Target = DatabaseTransaction;
+    type Target = Limited<DatabaseTransaction>;
 
-    fn deref(&self) -> &DatabaseTransaction {
+    fn deref(&self) -> &Limited<DatabaseTransaction> {
         &self.transaction
     }
 }

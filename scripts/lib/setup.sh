@@ -98,6 +98,11 @@ need_node_packages() {
         skipped_tests "Node packages" "npm is not installed"
         return 1
     fi
+    # oidc-provider needs what Node has from 20.19 and 22 on.
+    if ! node -e 'process.exit(typeof URL.parse === "function" ? 0 : 1)'; then
+        skipped_tests "Node packages" "node $(node --version) is too old; version 22 or later will do"
+        return 1
+    fi
     # `npm ci` empties node_modules first, so that the copy stands for a complete installation.
     if ! install "npm packages" npm ci --ignore-scripts --no-audit --no-fund; then
         skipped_tests "Node packages" "npm could not install them"
@@ -114,7 +119,7 @@ need_python_packages() {
     if cmp -s "$wanted" "$installed"; then
         return
     fi
-    if ! has python3; then
+    if ! has python3 && ! { install "python3" system_packages python3 python3-venv && has python3; }; then
         skipped_tests "Python packages" "python3 is not installed"
         return 1
     fi

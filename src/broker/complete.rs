@@ -18,12 +18,12 @@ use crate::domain::bot::Confirmation;
 use crate::domain::grant::Subject;
 use crate::domain::id::Id;
 use crate::domain::name::Name;
-use crate::domain::provider::{Provider, Server};
+use crate::domain::provider::{OPENID, Provider, Server};
 use crate::provider::{OAuthError, endpoint};
 use crate::storage::Seen;
 
 /// How long a reload waits for the exchange that its first load began.
-const EXCHANGE_WAIT: Duration = Duration::from_secs(12);
+const EXCHANGE_WAIT: Duration = Duration::from_secs(30);
 const EXCHANGE_POLL: Duration = Duration::from_millis(200);
 
 /// What a provider's redirect carries.
@@ -171,6 +171,14 @@ impl Broker {
         let name = authorization.key.provider.as_str();
         let provider = self.providers.get(name).ok_or(Problem::EndedLink)?;
         let server = self.server(provider).await?;
+        // An ID token that is asked for is checked, or it is not asked for.
+        if authorization.scopes.contains(OPENID)
+            && server.issuer.is_some()
+            && !server.checks_id_tokens()
+        {
+            tracing::error!(provider = %provider.name, "openid is asked for, and no jwks_uri known");
+            return Err(Problem::Misconfigured { provider: provider.display_name.clone() });
+        }
         let browser = browser.unwrap_or_else(|| BrowserSecret::new(&self.random));
         let start = Start::new(&self.keyring, &self.random, id, &browser);
         let attempt = endpoint::Attempt {

@@ -19,8 +19,10 @@ use crate::domain::provider::{Provider, Server};
 /// How long metadata is used before it is read again.
 const FRESH: Duration = Duration::from_secs(60 * 60);
 
-/// How long a failure is told again before the issuer is asked again.
+/// How long a failure is told again before the issuer is asked again; doubled with every further
+/// one, up to [`LONGEST_PAUSE`].
 const PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// The configured providers.
 #[derive(Debug)]
@@ -34,8 +36,16 @@ pub(super) struct Entry {
     provider: Arc<Provider>,
     known: RwLock<Option<Known>>,
     /// Who has it asks the issuer; the others wait for the answer.
-    asking: Mutex<Option<(Instant, ProviderError)>>,
+    asking: Mutex<Option<Failed>>,
     pub(super) keys: Keys,
+}
+
+/// The last failures in a row.
+#[derive(Debug)]
+struct Failed {
+    at: Instant,
+    pause: Duration,
+    error: ProviderError,
 }
 
 #[derive(Debug, Clone)]
@@ -132,17 +142,19 @@ impl Entry {
         if let Some(known) = self.known() {
             return Ok(known.server);
         }
-        if let Some((at, error)) = &*last
-            && at.elapsed() < PAUSE
+        if let Some(failed) = &*last
+            && failed.at.elapsed() < failed.pause
         {
-            return Err(error.clone());
+            return Err(failed.error.clone());
         }
         match http.discover(&self.provider).await {
             Ok(server) => Ok(self.keep(server)),
             Err(error) => {
                 let provider = &self.provider.name;
                 tracing::warn!(%provider, %error, "cannot learn the provider's endpoints");
-                *last = Some((Instant::now(), error.clone()));
+                let pause = last.as_ref().map_or(PAUSE, |failed| failed.pause * 2);
+                let pause = pause.min(LONGEST_PAUSE);
+                *last = Some(Failed { at: Instant::now(), pause, error: error.clone() });
                 Err(error)
             }
         }

@@ -6,7 +6,7 @@ use url::Url;
 use super::error::ProviderError;
 use super::http::Http;
 use crate::domain::address;
-use crate::domain::provider::{ClientAuth, ConfiguredAuth, Endpoints, Provider, Server};
+use crate::domain::provider::{ClientAuth, ConfiguredAuth, Endpoints, OPENID, Provider, Server};
 
 impl Http {
     /// Reads the metadata of a provider's issuer, and lays what the configuration names over it.
@@ -59,13 +59,20 @@ impl Http {
             Some(url) => Ok(Some(url)),
             None => found(name),
         };
+        let jwks_uri = optional(jwks, "jwks_uri")?;
+        if jwks_uri.is_none() && provider.default_scopes.contains(OPENID) {
+            return Err(odd(format!(
+                "the metadata of {issuer} names no jwks_uri, without which the ID tokens that its \
+                 scopes ask for cannot be checked; name it, or take {OPENID} out of the scopes"
+            )));
+        }
         Ok(Server {
             provider: std::sync::Arc::clone(provider),
             authorization_endpoint: required(authorization, "authorization_endpoint")?,
             token_endpoint: required(token, "token_endpoint")?,
             revocation_endpoint: optional(revocation, "revocation_endpoint")?,
             userinfo_endpoint: optional(userinfo, "userinfo_endpoint")?,
-            jwks_uri: optional(jwks, "jwks_uri")?,
+            jwks_uri,
             client_auth: client_auth(provider, issuer, metadata)?,
             iss_required: metadata["authorization_response_iss_parameter_supported"] == true,
         })

@@ -53,16 +53,25 @@ impl Http {
         let egress = Arc::new(egress);
         // Fails where a provider has been installed already, which then serves.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder()
-            // A redirect would carry the code or the client secret to wherever it points.
-            .redirect(reqwest::redirect::Policy::none())
-            // Nor is a proxy taken from the environment: codes and secrets go where the
-            // configuration says.
-            .no_proxy()
-            .dns_resolver(egress.resolver())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .user_agent(concat!("token-broker/", env!("CARGO_PKG_VERSION")))
-            .build()?;
+        let builder = || {
+            reqwest::Client::builder()
+                // A redirect would carry the code or the client secret to wherever it points.
+                .redirect(reqwest::redirect::Policy::none())
+                // Nor is a proxy taken from the environment: codes and secrets go where the
+                // configuration says.
+                .no_proxy()
+                .dns_resolver(egress.resolver())
+                .connect_timeout(CONNECT_TIMEOUT)
+                .user_agent(concat!("token-broker/", env!("CARGO_PKG_VERSION")))
+        };
+        // A machine may have no certificates, and need none for providers on loopback.
+        let client = builder().build().or_else(|error| {
+            tracing::error!(
+                error = describe(&error),
+                "no https provider can be called; install the system's CA certificates"
+            );
+            builder().tls_certs_only([]).build()
+        })?;
         Ok(Self { client, timeout, egress })
     }
 

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use jsonwebtoken::jwk::{Jwk, PublicKeyUse};
+use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, Header, Validation};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
@@ -119,19 +120,30 @@ impl Directory {
     }
 }
 
-/// Why the ID token of a refresh is somebody else's. Absent where it is the same user's, or none
-/// that can be read: it came straight from the token endpoint, which TLS vouches for (section
-/// 3.1.3.7), so its signature is not looked at, for no key may have to be fetched while a refresh
-/// is under way.
+/// What is wrong with the ID token of a refresh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mismatch {
+    /// It names another user.
+    AnotherUser,
+    /// It is of another issuer, for another client, or names nobody: no verdict on the user.
+    Odd(&'static str),
+}
+
+/// Compares the ID token of a refresh with the user of before (section 12.2). Absent where it is the
+/// same user's, or none that can be read. It came straight from the token endpoint, which TLS
+/// vouches for (section 3.1.3.7), so its signature is not looked at: no key may have to be fetched
+/// while a refresh is under way.
 #[must_use]
-pub fn mismatch(provider: &Provider, token: &SecretString, sub_before: &str) -> Option<String> {
+pub fn mismatch(provider: &Provider, token: &SecretString, sub_before: &str) -> Option<Mismatch> {
     let claims: Map<String, Value> =
         jsonwebtoken::dangerous::insecure_decode_claims(token.expose_secret()).ok()?;
     let issuer = provider.issuer.as_deref()?;
-    if let Err(wrong) = check_claims(provider, issuer, &claims) {
-        return Some(wrong.to_string());
+    match sub(&claims) {
+        Some(sub) if sub != sub_before => Some(Mismatch::AnotherUser),
+        Some(_) if check_claims(provider, issuer, &claims).is_ok() => None,
+        Some(_) => Some(Mismatch::Odd("an ID token of another issuer, or for another client")),
+        None => Some(Mismatch::Odd("an ID token that names nobody")),
     }
-    (sub(&claims)? != sub_before).then(|| "is another user's (sub)".to_owned())
 }
 
 fn invalid(what: &str) -> IdTokenError {
@@ -176,10 +188,31 @@ fn fits(key: &Jwk, header: &Header) -> bool {
     let algorithm = common.key_algorithm.is_none_or(|algorithm| {
         algorithm.to_string().parse().is_ok_and(|algorithm: Algorithm| algorithm == header.alg)
     });
-    let family = DecodingKey::from_jwk(key).is_ok_and(|key| {
-        key.family() == header.alg.family() && key.family() != AlgorithmFamily::Hmac
-    });
-    named && signs && algorithm && family
+    named && signs && algorithm && is_whole(key, header.alg)
+}
+
+/// Whether a key is of the algorithm's kind and has the length that it must have: the library takes
+/// both for granted.
+fn is_whole(key: &Jwk, algorithm: Algorithm) -> bool {
+    let has = |text: &str, bytes: usize| {
+        BASE64_URL_SAFE_NO_PAD.decode(text).is_ok_and(|decoded| decoded.len() == bytes)
+    };
+    match (&key.algorithm, algorithm.family()) {
+        (AlgorithmParameters::RSA(rsa), AlgorithmFamily::Rsa) => {
+            !rsa.n.is_empty() && !rsa.e.is_empty()
+        }
+        (AlgorithmParameters::EllipticCurve(ec), AlgorithmFamily::Ec) => {
+            let (curve, bytes) = match algorithm {
+                Algorithm::ES384 => (EllipticCurve::P384, 48),
+                _ => (EllipticCurve::P256, 32),
+            };
+            ec.curve == curve && has(&ec.x, bytes) && has(&ec.y, bytes)
+        }
+        (AlgorithmParameters::OctetKeyPair(okp), AlgorithmFamily::Ed) => {
+            okp.curve == EllipticCurve::Ed25519 && has(&okp.x, 32)
+        }
+        _ => false,
+    }
 }
 
 /// The claims, where this key made the signature. What they say is checked elsewhere.

@@ -1,6 +1,6 @@
 //! The keys that a provider signs ID tokens with (RFC 7517), and their rotation.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use jsonwebtoken::jwk::Jwk;
@@ -17,14 +17,24 @@ const FRESH: Duration = Duration::from_secs(60 * 60);
 /// How long keys are used while they cannot be read again.
 const STALE: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// How long a failure is told again before the keys are asked for again.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// How long the provider has to tell its keys, while a user waits.
+const LIMIT: Duration = Duration::from_secs(5);
+
 /// The most keys of one provider that are looked at.
 const MOST: usize = 100;
 
 /// The keys of one provider.
 #[derive(Debug, Default)]
-pub(super) struct Keys(Mutex<Option<Read>>);
+pub(super) struct Keys {
+    read: RwLock<Option<Read>>,
+    /// Who has it asks the provider; the others wait for what comes of it.
+    asking: Mutex<Option<(Instant, ProviderError)>>,
+}
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Read {
     keys: Arc<[Jwk]>,
     at: Instant,
@@ -32,38 +42,54 @@ struct Read {
 
 impl Keys {
     /// The keys, among which `wanted` finds one unless the provider has none such. A key that is
-    /// not known yet is a reason to read them again (OpenID Connect Core section 10.1.1): once an ID
-    /// token, which is once a code.
+    /// not known yet is a reason to read them again (OpenID Connect Core section 10.1.1).
     pub(super) async fn with(
         &self,
         http: &Http,
         jwks_uri: &Url,
         wanted: impl Fn(&Jwk) -> bool,
     ) -> Result<Arc<[Jwk]>, ProviderError> {
-        let mut read = self.0.lock().await;
-        let known =
-            read.as_ref().filter(|read| read.at.elapsed() < FRESH && read.keys.iter().any(&wanted));
-        if let Some(known) = known {
-            return Ok(Arc::clone(&known.keys));
+        let began = Instant::now();
+        let known = |longest| {
+            let read = self.read().filter(|read| read.at.elapsed() < longest);
+            read.filter(|read| read.at >= began || read.keys.iter().any(&wanted))
+        };
+        if let Some(read) = known(FRESH) {
+            return Ok(read.keys);
         }
-        match fetch(http, jwks_uri).await {
-            Ok(keys) => {
-                *read = Some(Read { keys: Arc::clone(&keys), at: Instant::now() });
-                Ok(keys)
-            }
-            // The provider cannot be asked; what it said before is still good for the key it names.
-            Err(error) => {
-                let known = read
-                    .as_ref()
-                    .filter(|read| read.at.elapsed() < STALE && read.keys.iter().any(&wanted));
-                known.map(|known| Arc::clone(&known.keys)).ok_or(error)
-            }
+        let mut failed = self.asking.lock().await;
+        // Whoever asked meanwhile asked for all.
+        if let Some(read) = known(FRESH) {
+            return Ok(read.keys);
         }
+        let error = match &*failed {
+            Some((at, error)) if at.elapsed() < PAUSE => error.clone(),
+            _ => match fetch(http, jwks_uri).await {
+                Ok(keys) => {
+                    *failed = None;
+                    let read = Read { keys: Arc::clone(&keys), at: Instant::now() };
+                    *self.read.write().unwrap_or_else(PoisonError::into_inner) = Some(read);
+                    return Ok(keys);
+                }
+                Err(error) => {
+                    *failed = Some((Instant::now(), error.clone()));
+                    error
+                }
+            },
+        };
+        // The provider cannot be asked; what it said before is still good for the key it names.
+        known(STALE).map(|read| read.keys).ok_or(error)
+    }
+
+    fn read(&self) -> Option<Read> {
+        self.read.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 async fn fetch(http: &Http, jwks_uri: &Url) -> Result<Arc<[Jwk]>, ProviderError> {
-    let document = http.json(jwks_uri, None).await?;
+    let document = tokio::time::timeout(LIMIT, http.json(jwks_uri, None))
+        .await
+        .unwrap_or_else(|_| Err(ProviderError::NoAnswer("timed out".to_owned())))?;
     let keys = document.as_ref().and_then(|document| document["keys"].as_array());
     let keys =
         keys.ok_or_else(|| ProviderError::Odd("jwks_uri has no key set (RFC 7517)".to_owned()))?;

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use sea_orm::sea_query::Query;
+use sea_orm::sqlx::pool::PoolConnectionMetadata;
 use sea_orm::sqlx::postgres::PgConnectOptions;
 use sea_orm::sqlx::sqlite::SqliteConnectOptions;
 use sea_orm::sqlx::{self, PgConnection};
@@ -14,6 +16,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
 
 use super::clock::Clock;
+use super::limited::Limited;
 use super::{Storage, StorageError};
 use crate::crypto::keyring::Keyring;
 use crate::crypto::random::Random;
@@ -24,6 +27,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a call waits for a connection before the database counts as out of reach.
 pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a connection that is given back has to answer.
+const SILENT: Duration = Duration::from_secs(1);
 
 /// After how long a connection is tried before it is used.
 const RESTED: Duration = Duration::from_secs(1);
@@ -120,10 +126,13 @@ impl Storage {
                 .connect_lazy(true)
                 // A connection that has rested may be one to a server that is gone.
                 .test_before_acquire(true)
-                .test_before_acquire_if_idle_for(RESTED);
+                .test_before_acquire_if_idle_for(RESTED)
+                .map_sqlx_postgres_pool_opts(|pool| {
+                    pool.after_connect(bound_transactions).after_release(give_up_if_silent)
+                });
         }
         settings.create_file();
-        let db = Database::connect(options).await?;
+        let db = Limited::new(Database::connect(options).await?);
         let server = match is_sqlite {
             true => None,
             false => Some(Server::parse(settings)?),
@@ -202,14 +211,45 @@ impl Storage {
         Ok(Timestamp::from_millis(row.try_get("", "now")?))
     }
 
-    /// Closes the pool, so that SQLite folds its log into the database file.
+    /// Closes the pool, so that SQLite folds its log into the database file. A connection that does
+    /// not close in time is left to the end of the process.
     ///
     /// # Errors
     ///
     /// [`StorageError`] where a connection does not close.
     pub async fn close(&self) -> Result<(), StorageError> {
-        Ok(self.db.close_by_ref().await?)
+        let closed = self.db.unlimited().close_by_ref();
+        Ok(tokio::time::timeout(ACQUIRE_TIMEOUT, closed).await.unwrap_or(Ok(()))?)
     }
+}
+
+/// Has the server end a transaction that went silent: it holds its rows' locks until then, and with
+/// them whoever tries again on another connection.
+fn bound_transactions(
+    connection: &mut PgConnection,
+    _: PoolConnectionMetadata,
+) -> BoxFuture<'_, Result<(), sqlx::Error>> {
+    use sea_orm::sqlx::Executor as _;
+
+    const BOUND: &str = "SET idle_in_transaction_session_timeout = '10s'";
+    Box::pin(async move { connection.execute(BOUND).await.map(|_| ()) })
+}
+
+/// Tries a connection that comes back into the pool, which would itself wait for its answer for as
+/// long as the network does, with the connection's place taken.
+fn give_up_if_silent(
+    connection: &mut PgConnection,
+    _: PoolConnectionMetadata,
+) -> BoxFuture<'_, Result<bool, sqlx::Error>> {
+    use sea_orm::sqlx::Connection as _;
+
+    Box::pin(async move {
+        match tokio::time::timeout(SILENT, connection.ping()).await {
+            Ok(answered) => answered.map(|()| true),
+            // An error closes it without a word to the other side.
+            Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
+        }
+    })
 }
 
 /// Where PostgreSQL is.

@@ -74,8 +74,11 @@ impl StorageError {
                 ["08", "53", "57P", "3D000"].iter().any(|class| code.starts_with(class))
             }
             (sqlx::Error::Configuration(_) | sqlx::Error::Tls(_), None) => false,
-            // A certificate that is not to be trusted.
-            (sqlx::Error::Io(error), None) => error.kind() != std::io::ErrorKind::InvalidData,
+            // A certificate that is not to be trusted, or one of ours that is not there.
+            (sqlx::Error::Io(error), None) => {
+                use std::io::ErrorKind::{InvalidData, NotFound};
+                !matches!(error.kind(), InvalidData | NotFound)
+            }
             (_, None) => true,
         }
     }

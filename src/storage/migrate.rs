@@ -14,6 +14,9 @@ const LOCK: Duration = Duration::from_secs(30);
 /// How often a lock that is another's is tried.
 const LOCK_POLL: Duration = Duration::from_millis(250);
 
+/// After how many polls it is said again that the lock is another's: 10 s.
+const SAY_AGAIN: u32 = 40;
+
 /// Where SeaORM records what was applied.
 const RECORD: &str = "seaql_migrations";
 
@@ -37,7 +40,7 @@ impl Storage {
             return self.migrate_alone().await;
         }
         let _turn = self.turn().await;
-        Ok(Migrator::up(&self.db, None).await?)
+        Ok(Migrator::up(self.db.unlimited(), None).await?)
     }
 
     /// Replicas that start together migrate one after the other: SeaORM's migrator takes no lock.
@@ -47,12 +50,16 @@ impl Storage {
             return Ok(());
         }
         let owner = self.random.id().as_bytes().to_vec();
+        let mut polls = 0_u32;
         while !self.take_lock(&owner).await? {
-            tracing::info!("another replica applies the migrations; waiting for it");
+            if polls.is_multiple_of(SAY_AGAIN) {
+                tracing::info!("another replica applies the migrations; waiting for it");
+            }
+            polls += 1;
             tokio::time::sleep(LOCK_POLL).await;
         }
         let migrated = tokio::select! {
-            migrated = Migrator::up(&self.db, None) => migrated.map_err(StorageError::from),
+            migrated = Migrator::up(self.db.unlimited(), None) => migrated.map_err(StorageError::from),
             error = self.keep_lock(&owner) => Err(error),
         };
         self.postgres("DELETE FROM migration_lock WHERE owner = $1", [owner.into()]).await?;
@@ -107,7 +114,7 @@ impl Storage {
     /// [`StorageError`] where the database cannot be read.
     pub async fn migration_status(&self) -> Result<MigrationStatus, StorageError> {
         // SeaORM would make the table that records them.
-        let there = SchemaManager::new(&self.db).has_table(RECORD).await?;
+        let there = SchemaManager::new(self.db.unlimited()).has_table(RECORD).await?;
         if !there {
             let all = Migrator::migrations();
             let pending = all.iter().map(|step| step.name().to_owned()).collect();
@@ -117,8 +124,8 @@ impl Storage {
             steps.iter().map(|step: &sea_orm_migration::Migration| step.name().to_owned()).collect()
         };
         Ok(MigrationStatus {
-            applied: names(Migrator::get_applied_migrations(&self.db).await?),
-            pending: names(Migrator::get_pending_migrations(&self.db).await?),
+            applied: names(Migrator::get_applied_migrations(self.db.unlimited()).await?),
+            pending: names(Migrator::get_pending_migrations(self.db.unlimited()).await?),
         })
     }
 }

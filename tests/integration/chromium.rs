@@ -25,7 +25,7 @@ pub fn trials() -> Vec<Trial> {
     vec![
         trial_with(needs, "chromium::the_demo_from_the_first_click_to_the_code", demo::clicked),
         trial_with(needs, "chromium::every_result_page_by_clicking", pages::every_page),
-        trial_with(needs, "chromium::pages_fit_a_phone_and_a_dark_screen", pages::small_and_dark),
+        trial_with(needs, "chromium::a_page_fits_a_narrow_and_dark_screen", pages::small_and_dark),
     ]
 }
 
@@ -36,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Chromium {
     client: Client,
     _profile: TempDir,
-    _driver: Child,
+    driver: Child,
 }
 
 impl Chromium {
@@ -52,7 +52,8 @@ impl Chromium {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
-            .kill_on_drop(true)
+            // Chromium is in its group, and goes with it.
+            .process_group(0)
             .spawn()
             .expect("the driver starts");
         let mut lines = BufReader::new(driver.stdout.take().expect("a pipe")).lines();
@@ -90,7 +91,7 @@ impl Chromium {
             .connect(&format!("http://127.0.0.1:{port}"))
             .await
             .expect("a session");
-        Self { client, _profile: profile, _driver: driver }
+        Self { client, _profile: profile, driver }
     }
 
     async fn open(&self, url: &str) {
@@ -130,7 +131,17 @@ impl Chromium {
     }
 
     async fn close(self) {
-        self.client.close().await.expect("the session ends");
+        self.client.clone().close().await.expect("the session ends");
+    }
+}
+
+/// Also of a test that failed half-way.
+impl Drop for Chromium {
+    fn drop(&mut self) {
+        let driver = self.driver.id().and_then(|id| i32::try_from(id).ok());
+        if let Some(group) = driver.and_then(rustix::process::Pid::from_raw) {
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod browser;
 pub mod ports;
 pub mod postgres;
+pub mod proxy;
 pub mod servers;
 pub mod tools;
 pub mod world;

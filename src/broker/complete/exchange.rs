@@ -53,7 +53,7 @@ impl Broker {
         let answer = http.exchange_code(server, code, start.verifier(), &redirect_uri).await;
         match answer {
             Ok(answer) => self.store_answer(seen, server, start, answer, exchanged_at).await,
-            Err(error) => self.end_failed(&seen, server, &error).await,
+            Err(error) => self.end_failed(&seen, server, &error, None).await,
         }
     }
 
@@ -145,9 +145,7 @@ impl Broker {
         error: OAuthError,
     ) -> Result<Landing, Problem> {
         let error = ProviderError::Refused { status: 200, error };
-        let landing = self.end_failed(seen, server, &error).await;
-        self.discard(seen, server, answer, exchanged_at).await?;
-        landing
+        self.end_failed(seen, server, &error, Some((answer, exchanged_at))).await
     }
 
     /// Sees to the tokens of an answer that nobody will use.
@@ -159,20 +157,23 @@ impl Broker {
         exchanged_at: Timestamp,
     ) -> Result<(), Problem> {
         let disposal = self.disposal(&provider.name);
+        let end = State::Failed(Failure::exchange_interrupted());
         self.until_stored("tokens to be revoked", || {
-            self.storage.discard_answer(&seen.authorization, answer, exchanged_at, &disposal)
+            let authorization = &seen.authorization;
+            self.storage.discard_answer(authorization, answer, exchanged_at, &end, &disposal)
         })
         .await
         .map_err(|error| unavailable(error.into()))
     }
 
-    /// The provider gave no tokens. A refused code leaves the authorization waiting, for it may
+    /// The provider gave no tokens, or such that are of no use. A refused code leaves the authorization waiting, for it may
     /// have been somebody's garbage; everything else ends it, for a code is never sent twice.
     async fn end_failed(
         &self,
         seen: &Seen,
         provider: &Provider,
         error: &ProviderError,
+        answered: Option<(&RawAnswer, Timestamp)>,
     ) -> Result<Landing, Problem> {
         let id = seen.authorization.id;
         tracing::warn!(authorization.id = %id, provider = %provider.name, %error, "code exchange failed");
@@ -190,9 +191,19 @@ impl Broker {
             self.until_stored("a refused code", || self.storage.refuse_code(id, &failure)).await
         } else {
             let state = State::Failed(failure);
-            self.until_stored("a failed exchange", || self.storage.end_authorization(id, &state))
-                .await
-                .map(|_| ())
+            let disposal = self.disposal(&provider.name);
+            self.until_stored("a failed exchange", || async {
+                match answered {
+                    Some((answer, at)) => {
+                        let authorization = &seen.authorization;
+                        self.storage
+                            .discard_answer(authorization, answer, at, &state, &disposal)
+                            .await
+                    }
+                    None => self.storage.end_authorization(id, &state).await.map(|_| ()),
+                }
+            })
+            .await
         };
         stored.map_err(|error| unavailable(error.into()))?;
         let seen = self.seen(id).await?.ok_or(Problem::UnknownRedirect)?;

@@ -26,6 +26,9 @@ use crate::telemetry;
 /// are told to come back.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long a refresh waits for the provider's endpoints to be learnt.
+const LEARNING: Duration = Duration::from_secs(4);
+
 /// How often the row of a grant is read whose lease is another's; jitter of as much again is added.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -154,10 +157,9 @@ impl Broker {
             .get(name.as_str())
             .ok_or_else(|| BrokerError::ProviderNotAllowed { provider: name.clone() })?;
         // Before the claim: nothing is under way yet that could be lost.
-        let server = self
-            .providers
-            .server(provider)
+        let server = tokio::time::timeout(LEARNING, self.providers.server(provider))
             .await
+            .unwrap_or_else(|_| Err(ProviderError::NotSent("the issuer is slow".to_owned())))
             .map_err(|error| BrokerError::from_provider(name, &error))?;
         let breaker = self.breakers.get(name).ok_or(BrokerError::Internal)?;
         let mut permit = breaker.admit(now).await.map_err(|stopped| told(name, &stopped))?;

@@ -10,7 +10,7 @@ use crate::domain::grant::{Grant, GrantState};
 use crate::domain::provider::Server;
 use crate::domain::token::{RawAnswer, TokenSet};
 use crate::provider::response::{self, Context, Unusable};
-use crate::provider::{INVALID_RESPONSE, OAuthError, ProviderError, id_token};
+use crate::provider::{INVALID_RESPONSE, Mismatch, OAuthError, ProviderError, id_token};
 use crate::storage::{Committed, Held, Lease};
 
 /// The longest that failures put a refresh off.
@@ -30,6 +30,7 @@ impl Broker {
         match self.read_answer(grant, server, lease, answer).await? {
             Read::Tokens(tokens) => self.commit(grant, server, &tokens).await,
             Read::DeadRefreshToken => self.refused(grant, server, lease).await,
+            Read::AnotherUser(answer) => self.commit_foreign(grant, &answer).await,
         }
     }
 
@@ -53,10 +54,17 @@ impl Broker {
         match response::read(&answer, context) {
             Ok(mut tokens) => {
                 let before = grant.identity.sub.as_deref().zip(tokens.id_token.as_ref());
-                let other = before.and_then(|(sub, token)| id_token::mismatch(server, token, sub));
-                if let Some(reason) = other {
-                    tracing::error!(reason, "the provider refreshed another user's tokens");
-                    return Err(self.commit_foreign(grant, server, &answer, &tokens).await?);
+                match before.and_then(|(sub, token)| id_token::mismatch(server, token, sub)) {
+                    Some(Mismatch::AnotherUser) => {
+                        tracing::error!("the provider refreshed another user's tokens");
+                        return Ok(Read::AnotherUser(answer));
+                    }
+                    Some(Mismatch::Odd(reason)) => {
+                        let refresh_token = tokens.refresh_token;
+                        let unusable = Unusable { error: None, reason, refresh_token };
+                        return Err(self.commit_partial(grant, server, &answer, unusable).await?);
+                    }
+                    None => {}
                 }
                 never_widened(&mut tokens, grant);
                 Ok(Read::Tokens(tokens))
@@ -117,21 +125,15 @@ impl Broker {
     }
 
     /// Keeps, sealed, what is somebody else's (OpenID Connect Core section 12.2), and flags the
-    /// grant: its tokens are revoked with it, and never lent.
-    async fn commit_foreign(
-        &self,
-        grant: &Grant,
-        server: &Server,
-        answer: &RawAnswer,
-        tokens: &TokenSet,
-    ) -> Result<BrokerError, BrokerError> {
-        let disposal = self.disposal(&server.name);
-        let refresh_token = tokens.refresh_token.as_ref();
-        self.until_stored("another user's tokens", || {
-            self.storage.commit_foreign(grant, answer, refresh_token, ANOTHER_USER, &disposal)
-        })
-        .await?;
-        Ok(reauthorization(&grant.key))
+    /// grant. Where a sibling has refreshed it meanwhile, that edition is the caller's.
+    async fn commit_foreign(&self, grant: &Grant, answer: &RawAnswer) -> Result<Held, BrokerError> {
+        let flagged = self
+            .until_stored("another user's tokens", || {
+                self.storage.commit_foreign(grant, answer, ANOTHER_USER)
+            })
+            .await?;
+        self.cache.forget(grant.key.hash());
+        if flagged { Err(reauthorization(&grant.key)) } else { self.held(&grant.key).await }
     }
 
     /// Gives the lease back after a failure, with the time until the next try.
@@ -209,6 +211,7 @@ impl Broker {
                 self.commit(grant, server, &tokens).await.map(Some)
             }
             Read::DeadRefreshToken => Ok(None),
+            Read::AnotherUser(answer) => self.commit_foreign(grant, &answer).await.map(Some),
         }
     }
 
@@ -222,6 +225,8 @@ impl Broker {
 enum Read {
     Tokens(TokenSet),
     DeadRefreshToken,
+    /// With the answer as it came.
+    AnotherUser(RawAnswer),
 }
 
 /// A refresh may narrow the scopes of a grant and never widens them (RFC 6749 section 6). A

@@ -14,8 +14,7 @@ use crate::storage::revocations::{self, Disposal};
 use crate::storage::{Storage, StorageError, Write, rows};
 
 impl Storage {
-    /// Cancels an authorization that is not final. Absent where there is none; otherwise as it
-    /// stands afterwards.
+    /// Cancels an authorization that is not final; a final one stays as it is.
     ///
     /// # Errors
     ///

@@ -105,7 +105,8 @@ impl Storage {
         }
     }
 
-    /// Disposes of an answer that cannot be used, or that nobody waits for any more.
+    /// Disposes of an answer that cannot be used, or that nobody waits for any more, and ends its
+    /// exchange in the same transaction: while that goes on, its key's tokens are left alone.
     ///
     /// # Errors
     ///
@@ -115,13 +116,27 @@ impl Storage {
         authorization: &Authorization,
         answer: &RawAnswer,
         exchanged_at: Timestamp,
+        end: &State,
         disposal: &Disposal<'_>,
     ) -> Result<(), StorageError> {
-        let tokens = (disposal.read)(answer, exchanged_at);
         let write = self.begin().await?;
-        let new = NewRevocations::of(&authorization.key, tokens);
-        self.dispose(&write, new, disposal).await?;
+        let answered = (answer, exchanged_at);
+        self.discard_on(&write, authorization, answered, end, disposal).await?;
         write.commit().await
+    }
+
+    async fn discard_on(
+        &self,
+        write: &Write,
+        authorization: &Authorization,
+        (answer, exchanged_at): (&RawAnswer, Timestamp),
+        end: &State,
+        disposal: &Disposal<'_>,
+    ) -> Result<(), StorageError> {
+        self.ending(end).filter(in_state(authorization.id, &[EXCHANGING])).exec(&**write).await?;
+        let tokens = (disposal.read)(answer, exchanged_at);
+        self.dispose(write, NewRevocations::of(&authorization.key, tokens), disposal).await?;
+        Ok(())
     }
 
     /// The provider refused the code: the authorization waits again, or fails after too many.
@@ -210,9 +225,10 @@ impl Storage {
             .rows_affected
             > 0;
         if !stored {
-            let tokens = (disposal.read)(answer, exchanged_at);
-            let new = NewRevocations::of(&authorization.key, tokens);
-            self.dispose(&write, new, disposal).await?;
+            // It was cancelled, or storage was away for longer than an exchange may take.
+            let end = State::Failed(Failure::exchange_interrupted());
+            let answered = (answer, exchanged_at);
+            self.discard_on(&write, authorization, answered, &end, disposal).await?;
         }
         write.commit().await?;
         Ok(stored)

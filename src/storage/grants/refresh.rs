@@ -287,45 +287,12 @@ impl Storage {
         reason: &str,
         disposal: &Disposal<'_>,
     ) -> Result<Committed, StorageError> {
-        let update = self
-            .commit_columns(grant, refresh_token)
-            .col_expr(grants::Column::State, Expr::value(ACTIVE))
-            .col_expr(grants::Column::NextAttemptAt, self.now_expr().add(millis(wait)));
-        self.keep_answer(update, grant, answer, refresh_token, reason, disposal).await
-    }
-
-    /// Commits an answer that is another user's: sealed, as it came, and never to be used. The grant
-    /// is flagged.
-    ///
-    /// # Errors
-    ///
-    /// [`StorageError`]; then the answer is still to be stored.
-    pub async fn commit_foreign(
-        &self,
-        grant: &Grant,
-        answer: &RawAnswer,
-        refresh_token: Option<&SecretString>,
-        reason: &str,
-        disposal: &Disposal<'_>,
-    ) -> Result<Committed, StorageError> {
-        let update = self
-            .commit_columns(grant, refresh_token)
-            .col_expr(grants::Column::State, Expr::value(REAUTHORIZATION_REQUIRED));
-        self.keep_answer(update, grant, answer, refresh_token, reason, disposal).await
-    }
-
-    async fn keep_answer(
-        &self,
-        update: sea_orm::UpdateMany<grants::Entity>,
-        grant: &Grant,
-        answer: &RawAnswer,
-        refresh_token: Option<&SecretString>,
-        reason: &str,
-        disposal: &Disposal<'_>,
-    ) -> Result<Committed, StorageError> {
         let write = self.begin().await?;
         let sealed = self.seal_answer(place(grant, LAST_ANSWER), answer);
-        let stored = update
+        let stored = self
+            .commit_columns(grant, refresh_token)
+            .col_expr(grants::Column::State, Expr::value(ACTIVE))
+            .col_expr(grants::Column::NextAttemptAt, self.now_expr().add(millis(wait)))
             .col_expr(grants::Column::LastAnswer, Expr::value(sealed))
             .col_expr(grants::Column::Failures, Expr::col(grants::Column::Failures).add(1_i64))
             .col_expr(grants::Column::LastError, Expr::value(reason))
@@ -348,6 +315,32 @@ impl Storage {
         };
         write.commit().await?;
         Ok(outcome)
+    }
+
+    /// Keeps an answer that is another user's: sealed, as it came, never to be used or sent anywhere.
+    /// The grant is flagged, and its own tokens stay. False where the grant is another edition by now,
+    /// which the answer has nothing to do with.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`]; then the answer is still to be stored.
+    pub async fn commit_foreign(
+        &self,
+        grant: &Grant,
+        answer: &RawAnswer,
+        reason: &str,
+    ) -> Result<bool, StorageError> {
+        let sealed = self.seal_answer(place(grant, LAST_ANSWER), answer);
+        let _turn = self.turn().await;
+        let stored = self
+            .commit_columns(grant, None)
+            .col_expr(grants::Column::State, Expr::value(REAUTHORIZATION_REQUIRED))
+            .col_expr(grants::Column::LastAnswer, Expr::value(sealed))
+            .col_expr(grants::Column::Failures, Expr::col(grants::Column::Failures).add(1_i64))
+            .col_expr(grants::Column::LastError, Expr::value(reason))
+            .exec(&self.db)
+            .await?;
+        Ok(stored.rows_affected > 0)
     }
 
     /// What every commit of a refresh's answer does to the row, guarded by the edition.

@@ -23,7 +23,7 @@ static DATABASES: AtomicU64 = AtomicU64::new(0);
 
 /// A server of one's own, on a port that it keeps while it is away.
 pub struct Server {
-    address: SocketAddr,
+    pub address: SocketAddr,
     binaries: PathBuf,
     /// Taken when the server ends, for a static is never dropped.
     folder: Mutex<Option<TempDir>>,

@@ -23,6 +23,7 @@ pub fn is_there(tool: &str) -> bool {
     match tool {
         POSTGRESQL => postgres::binaries().is_some(),
         CHROMIUM => find("chromium").is_some() && find("chromedriver").is_some(),
+        // `scripts/test` installs the packages only where Node is new enough for them.
         NODE => find("node").is_some() && root().join("node_modules/oidc-provider").is_dir(),
         PYTHON => python().is_some(),
         tool => find(tool).is_some(),

@@ -18,6 +18,7 @@ pub fn trials() -> Vec<Trial> {
         trial("issuer::discovery::follows_no_redirect", redirected),
         trial("issuer::discovery::connects_to_no_private_address_that_is_not_configured", private),
         trial("issuer::discovery::a_redirect_without_iss_is_refused_where_it_is_promised", no_iss),
+        trial("issuer::discovery::openid_without_keys_to_check_it_by_is_not_asked_for", no_keys),
         trial("issuer::discovery::a_provider_that_cannot_revoke_is_told_so", no_revocation),
         trial("issuer::discovery::is_tried_before_a_refresh_is_claimed", before_a_refresh),
     ]
@@ -99,12 +100,18 @@ async fn private() {
         ("userinfo_endpoint", "localhost"),
     ] {
         let issuer = Issuer::start().await;
-        issuer.set_metadata(member, json!(format!("http://{host}:{port}/")));
+        let scheme = if host == "[::ffff:127.0.0.1]" { "https" } else { "http" };
+        issuer.set_metadata(member, json!(format!("{scheme}://{host}:{port}/")));
         let world = world(&issuer).await;
         let started = begin(&world, "u1").await;
         let page = opened(&started).await;
         let expected = if member == "userinfo_endpoint" { 200 } else { 502 };
         assert_eq!(page.status, expected, "{member} {host}: {page:?}");
+        // An address is refused with the metadata, before anybody goes anywhere.
+        if host != "localhost" {
+            assert_eq!(page.heading(), "This service is not set up rightly", "{host}");
+            assert_eq!(issuer.hits("/authorize"), 0, "{host}");
+        }
     }
     let nobody = futures::FutureExt::now_or_never(inside.accept());
     assert!(nobody.is_none(), "somebody connected to a private address");
@@ -125,6 +132,28 @@ async fn no_iss() {
     // The user's own next try works.
     assert_eq!(seen(&world, &started).await.state(), AuthorizationState::Pending);
     assert_eq!(opened(&started).await.status, 200);
+}
+
+async fn no_keys() {
+    let issuer = Issuer::start().await;
+    issuer.set_metadata("jwks_uri", json!(null));
+    let world = world(&issuer).await;
+    let page = opened(&begin(&world, "u1").await).await;
+    assert_eq!((page.status, page.heading().as_str()), (502, "This service is not set up rightly"));
+    // Neither where a bot asks for it by itself.
+    let mut provider = issuer.provider();
+    provider.default_scopes = Default::default();
+    let world = World::with(|setup| setup.providers.push(provider)).await;
+    let openid = proto::AuthorizeRequest {
+        key: Some(key("u1")),
+        scopes: vec!["openid".to_owned()],
+        options: None,
+    };
+    let started = world.client().authorize(openid).await.expect("a link").into_inner();
+    let page = opened(&started).await;
+    assert_eq!((page.status, page.heading().as_str()), (502, "This service is not set up rightly"));
+    assert_eq!(issuer.hits("/authorize"), 0);
+    granted(&world, "u1").await;
 }
 
 async fn no_revocation() {

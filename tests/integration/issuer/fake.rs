@@ -190,6 +190,11 @@ impl Issuer {
         self.said().hits.get(path).copied().unwrap_or_default()
     }
 
+    /// How many pairs of tokens were given out.
+    pub fn tokens(&self) -> usize {
+        self.said().tokens
+    }
+
     /// The tokens that were revoked here.
     pub fn revoked(&self) -> Vec<String> {
         self.said().revoked.clone()

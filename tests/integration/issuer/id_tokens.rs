@@ -153,13 +153,26 @@ async fn right() {
         let grant = granted(&world, "u1").await;
         assert_eq!(grant.identity, "ada@userinfo.example", "{case}");
     }
-    // Keys that mean nothing here stand in nobody's way.
+    // Keys that mean nothing here, or are cut short, stand in nobody's way.
+    let short = json!({"kty": "OKP", "crv": "Ed25519", "kid": "second", "x": "AA"});
+    let empty = json!({"kty": "EC", "crv": "P-256", "kid": "second", "x": "", "y": ""});
     let strange = json!({"kty": "OKP", "crv": "X448", "kid": "strange", "x": "AA"});
     let encryption = json!({"kty": "RSA", "use": "enc", "kid": "enc", "n": "AQAB", "e": "AQAB"});
     let second = SigningKey::new("second");
-    issuer.set_keys(vec![strange, encryption, json!(7), second.public()]);
+    issuer.set_keys(vec![short.clone(), empty, strange, encryption, json!(7), second.public()]);
     issuer.forge(move |_, claims| Some(second.sign(&claims)));
     granted(&world, "u1").await;
+    // Alone, such a key makes no signature, and no crash.
+    issuer.set_keys(vec![short]);
+    issuer.forge(|issuer, claims| {
+        let token = issuer.key().sign(&claims);
+        let (_, rest) = token.split_once('.')?;
+        // {"alg":"EdDSA"}
+        Some(format!("eyJhbGciOiJFZERTQSJ9.{rest}"))
+    });
+    let started = begin(&world, "u2").await;
+    assert_eq!(opened(&started).await.status, 502);
+    assert_eq!(seen(&world, &started).await.error, "invalid_id_token");
 }
 
 async fn another_start() {
@@ -204,7 +217,8 @@ async fn no_keys() {
     while issuer.revoked().len() < 6 {
         tokio::task::yield_now().await;
     }
-    granted(&world, "u1").await;
+    // A failure is told again for a moment.
+    while opened(&begin(&world, "u1").await).await.status != 200 {}
 }
 
 async fn refreshed() {
@@ -230,21 +244,38 @@ async fn refreshed() {
     assert_eq!(refresh().await.expect("a token"), "access-3");
     issuer.forge(|_, _| Some("garbage".to_owned()));
     assert_eq!(refresh().await.expect("a token"), "access-4");
-    for other in [
-        claims(|c| c["sub"] = "sub-of-mallory".into()),
+    // Of another issuer, for another client, or of nobody: no verdict on the user.
+    for odd in [
         claims(|c| c["aud"] = "another".into()),
         claims(|c| c["iss"] = "https://evil.example".into()),
+        claims(|c| remove(c, "sub")),
     ] {
-        issuer.forge(other);
-        let refused = refresh().await.expect_err("somebody else's");
-        let refusal = Refusal::of(&refused).expect("a refusal");
-        assert_eq!(refusal.reason, Reason::ReauthorizationRequired);
-        // Only the user can set that right.
-        issuer.forge(claims(|_| {}));
-        refresh().await.expect_err("the grant is flagged");
-        let list = world.client().list_grants(proto::ListGrantsRequest::default()).await;
-        let grants = list.expect("a list").into_inner().grants;
-        assert_eq!(grants[0].state(), proto::GrantState::ReauthorizationRequired);
-        granted(&world, "u1").await;
+        issuer.forge(odd);
+        let refused = refresh().await.expect_err("odd");
+        assert_eq!(Refusal::of(&refused).expect("a refusal").reason, Reason::ProviderError);
+        issuer.forge(|_, _| None);
+        world.advance(std::time::Duration::from_secs(11));
+        refresh().await.expect("its refresh token was kept");
     }
+    issuer.forge(claims(|c| c["sub"] = "sub-of-mallory".into()));
+    let refused = refresh().await.expect_err("somebody else's");
+    let refusal = Refusal::of(&refused).expect("a refusal");
+    assert_eq!(refusal.reason, Reason::ReauthorizationRequired);
+    // Only the user can set that right.
+    issuer.forge(claims(|_| {}));
+    refresh().await.expect_err("the grant is flagged");
+    let list = world.client().list_grants(proto::ListGrantsRequest::default()).await;
+    let grants = list.expect("a list").into_inner().grants;
+    assert_eq!(grants[0].state(), proto::GrantState::ReauthorizationRequired);
+    // The user's own tokens are revoked, and nobody else's: that could end another's grant.
+    let before = issuer.tokens();
+    let request = proto::RevokeRequest { key: Some(key("u1")) };
+    world.client().revoke(request).await.expect("revoked");
+    let foreign = [format!("access-{before}"), format!("refresh-{before}")];
+    assert!(
+        !issuer.revoked().iter().any(|token| foreign.contains(token)),
+        "{:?}",
+        issuer.revoked()
+    );
+    assert!(issuer.revoked().contains(&format!("refresh-{}", before - 1)));
 }

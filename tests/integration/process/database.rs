@@ -13,6 +13,7 @@ use super::child::{Running, Serving};
 use super::life::token;
 use super::premises::Premises;
 use super::site::Site;
+use crate::harness::proxy::Proxy;
 use crate::harness::world::{get_token, key};
 use crate::harness::{Browser, postgres, tools, trial_with};
 
@@ -22,6 +23,7 @@ pub fn trials() -> Vec<Trial> {
         trial_with(needs, "process::database::may_come_20_s_after_its_service", late),
         trial_with(needs, "process::database::may_be_created_after_its_service", created_late),
         trial_with(needs, "process::database::stops_and_starts_under_load", stopped_under_load),
+        trial_with(needs, "process::database::connections_that_go_silent_are_given_up", silent),
         trial_with(needs, "process::database::an_answer_is_held_while_it_is_away", held),
         trial_with(needs, "process::database::replicas_that_start_together_migrate_once", together),
         trial_with(needs, "process::database::a_role_that_is_refused_ends_serve", refused_role),
@@ -162,6 +164,56 @@ async fn stopped_under_load() {
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     let told = |message: &str| ended.stderr.matches(&format!("\"message\":\"{message}\"")).count();
     assert_eq!((told("storage does not answer"), told("storage answers")), (2, 3));
+}
+
+async fn silent() {
+    const SUBJECTS: usize = 12;
+
+    let server = postgres::Server::prepared();
+    server.start();
+    let proxy = Proxy::to(server.address).await;
+    let url = server.new_database().await;
+    let url = url.replace(&server.address.to_string(), &proxy.address.to_string());
+    let site = Site::at(Premises::on(url)).await;
+    let serving = Arc::new(site.serve().await);
+    for number in 0..SUBJECTS {
+        site.granted(&serving, &format!("u{number}")).await;
+    }
+    let frozen = Arc::new(AtomicBool::new(false));
+    let callers: Vec<_> = (0..SUBJECTS)
+        .map(|number| {
+            let (serving, frozen) = (Arc::clone(&serving), Arc::clone(&frozen));
+            tokio::spawn(async move {
+                let mut client = serving.client().await;
+                let key = key(&format!("u{number}"));
+                let mut since = 0;
+                // Without a deadline, as callers should not be, and some are. Each must be served
+                // again.
+                while since == 0 {
+                    let late = frozen.load(Ordering::SeqCst);
+                    let refresh =
+                        proto::RefreshRequest { key: Some(key.clone()), ..Default::default() };
+                    let refreshed = client.refresh(refresh).await.is_ok();
+                    since += usize::from(late && refreshed);
+                }
+            })
+        })
+        .collect();
+    let calls = site.provider.ledger().token_calls;
+    site.provider.wait_for_token_calls(calls + 2 * SUBJECTS).await;
+    // New connections work; those that are silent are given up.
+    proxy.freeze();
+    frozen.store(true, Ordering::SeqCst);
+    for caller in callers {
+        caller.await.expect("no panic");
+    }
+    // A silent connection does not keep the process from its end either.
+    proxy.freeze();
+    let serving = Arc::into_inner(serving).expect("nobody else has it");
+    serving.process.send_sigterm().await;
+    let ended = serving.process.ended().await;
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(site.provider.ledger().reuse_detections, 0);
 }
 
 async fn held() {

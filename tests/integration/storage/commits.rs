@@ -22,6 +22,7 @@ pub fn trials<B: Backend>() -> Vec<Trial> {
         B::trial("an_orphan_is_deleted_while_a_new_grant_arrives", arriving::<B>),
         B::trial("a_partial_answer_keeps_the_access_token_and_its_refresh_token", partial::<B>),
         B::trial("a_partial_answer_that_comes_late_is_not_lost", partial_late::<B>),
+        B::trial("another_users_answer_is_kept_and_never_sent", foreign::<B>),
     ]
 }
 
@@ -272,4 +273,29 @@ async fn partial_late<B: Backend>() {
     assert!(matches!(late(&revoked, "refresh-orphan").await, Committed::Orphaned));
     store.advance(LEASE);
     assert_eq!(store.due().await, ["refresh-orphan"]);
+}
+
+async fn foreign<B: Backend>() {
+    let store = Store::new::<B>().await;
+    let grant = store.grant(&key("u1"), "1").await;
+    let commit = async |grant: &Grant, label| {
+        store.storage.commit_foreign(grant, &answer(label), "another_user").await.expect("storage")
+    };
+    // A sibling was first: the grant has nothing to do with it, and so it stays.
+    assert!(matches!(
+        self::commit(&store, &grant, &tokens("2", store.now())).await,
+        Committed::Stored
+    ));
+    assert!(!commit(&grant, "mallory").await);
+    assert_eq!(to_send(&store, "u1").await, (some("refresh-2"), None));
+
+    let grant = store.held(&key("u1")).await.grant;
+    assert!(commit(&grant, "mallory").await);
+    let held = store.held(&key("u1")).await;
+    assert_eq!(held.grant.state, GrantState::ReauthorizationRequired);
+    assert_eq!(store.served(&key("u1")).await, "access-2");
+    // With the grant go its own tokens, and nobody else's.
+    store.storage.revoke(&key("u1"), &disposal()).await.expect("storage");
+    store.advance(Duration::from_secs(60));
+    assert_eq!(store.due().await, ["access-2", "refresh-2"]);
 }

@@ -21,6 +21,7 @@ pub fn trials<B: Backend>() -> Vec<Trial> {
         B::trial("a_far_reaching_revocation_hurts_no_other_grant", far_reaching::<B>),
         B::trial("the_sweep_ends_what_waited_for_too_long", overdue::<B>),
         B::trial("an_answer_that_is_held_is_disposed_of_with_its_exchange", held::<B>),
+        B::trial("an_answer_that_is_too_late_is_disposed_of", late_answer::<B>),
         B::trial("the_sweep_forgets_what_ended_long_ago", forgotten::<B>),
         B::trial("the_sweep_deals_with_as_many_as_it_is_told", limit::<B>),
         B::trial("eight_sweeps_at_once_dispose_once", at_once_once::<B>),
@@ -93,6 +94,19 @@ async fn held<B: Backend>() {
     let tokens = tokens("done", store.now());
     let stored = store.storage.authorize(&done, &tokens, &identity(), &[]).await;
     assert_eq!(stored.expect("storage").expect("a grant").identity, identity());
+}
+
+/// Storage was away for longer than an exchange may take.
+async fn late_answer<B: Backend>() {
+    let store = Store::new::<B>().await;
+    let authorization = store.exchanging(&key("u1")).await;
+    store.advance(EXCHANGE_LIMIT);
+    assert!(!store.quarantine(&authorization, "late").await);
+    // Nobody else knows of these tokens.
+    assert_eq!(store.due().await, ["access-late", "refresh-late"]);
+    let seen = store.storage.find_authorization(None, authorization.id).await.expect("storage");
+    let state = seen.expect("an authorization").authorization.state;
+    assert_eq!(state, State::Failed(Failure::exchange_interrupted()));
 }
 
 async fn forgotten<B: Backend>() {

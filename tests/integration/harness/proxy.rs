@@ -1,0 +1,79 @@
+//! A TCP proxy between a broker and what it needs, that fails as networks do.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// What becomes of connections: by their number, in the order in which they were made.
+#[derive(Debug, Clone, Copy, Default)]
+struct Rules {
+    /// Those below this one are silent from here on, and stay open.
+    frozen_below: u64,
+}
+
+/// A proxy on a free port, for as long as this lives.
+pub struct Proxy {
+    pub address: SocketAddr,
+    rules: watch::Sender<Rules>,
+    made: Arc<AtomicU64>,
+}
+
+impl Proxy {
+    pub async fn to(target: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (rules, seen) = watch::channel(Rules::default());
+        let made = Arc::new(AtomicU64::new(0));
+        let numbers = Arc::clone(&made);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let number = numbers.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(carry(stream, target, number, seen.clone()));
+            }
+        });
+        Self { address, rules, made }
+    }
+
+    /// Every connection that is open goes silent; new ones work.
+    pub fn freeze(&self) {
+        let made = self.made.load(Ordering::SeqCst);
+        self.rules.send_modify(|rules| rules.frozen_below = made);
+    }
+}
+
+async fn carry(
+    mut near: TcpStream,
+    target: SocketAddr,
+    number: u64,
+    mut rules: watch::Receiver<Rules>,
+) {
+    let Ok(mut far) = TcpStream::connect(target).await else { return };
+    let (mut up, mut down) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
+    loop {
+        let now = *rules.borrow_and_update();
+        if number < now.frozen_below {
+            // Open, and silent, until something else is decided.
+            if rules.changed().await.is_err() {
+                return;
+            }
+            continue;
+        }
+        tokio::select! {
+            read = near.read(&mut up) => match read {
+                Ok(read @ 1..) if far.write_all(&up[..read]).await.is_ok() => {}
+                _ => return,
+            },
+            read = far.read(&mut down) => match read {
+                Ok(read @ 1..) if near.write_all(&down[..read]).await.is_ok() => {}
+                _ => return,
+            },
+            changed = rules.changed() => if changed.is_err() {
+                return;
+            },
+        }
+    }
+}
