@@ -59,7 +59,7 @@ struct Counts {
     oldest_millis: AtomicU64,
 }
 
-/// What [`TokenCache`] has counted since the start.
+/// What the cache has counted since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheCounts {
     /// Look-ups that were answered.

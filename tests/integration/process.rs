@@ -6,6 +6,7 @@ pub mod child;
 mod commands;
 mod database;
 mod demo;
+mod fleet;
 mod life;
 mod premises;
 mod refused;
@@ -21,6 +22,7 @@ pub fn trials() -> Vec<Trial> {
         life::trials(),
         servers::trials(),
         database::trials(),
+        fleet::trials(),
         refused::trials(),
         commands::trials(),
         secrets::trials(),
