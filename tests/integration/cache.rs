@@ -7,7 +7,7 @@ use sea_orm::{ConnectionTrait, Database};
 use token_broker::broker::Bounds;
 use token_broker_client::{Reason, Refusal, proto};
 
-use crate::harness::world::{get_token, key};
+use crate::harness::world::{self, get_token, key};
 use crate::harness::{World, trial};
 
 pub fn trials() -> Vec<Trial> {
@@ -89,7 +89,7 @@ async fn settled() {
 async fn forgets() {
     let world = world(LONG, LONG).await;
     let first = world.granted("u1").await;
-    let refresh = proto::RefreshRequest { key: Some(key("u1")), ..Default::default() };
+    let refresh = world::refresh("u1");
     let second = world.client().refresh(refresh).await.expect("a token").into_inner();
     let second = second.token.expect("a token").access_token;
     assert_ne!(first, second);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use libtest_mimic::Trial;
 use token_broker_client::{Reason, Refusal, proto};
 
-use crate::harness::world::{authorize, get_token, key};
+use crate::harness::world::{self, authorize, get_token, key};
 use crate::harness::{Browser, World, trial};
 
 pub fn trials() -> Vec<Trial> {
@@ -34,7 +34,7 @@ async fn whole_life() {
 
     let first = world.token("u1").await;
     assert!(world.provider.is_living(&first));
-    let refresh = proto::RefreshRequest { key: Some(key("u1")), ..Default::default() };
+    let refresh = world::refresh("u1");
     let second = client.refresh(refresh).await.expect("a token").into_inner().token;
     let second = second.expect("a token").access_token;
     assert_ne!(first, second);

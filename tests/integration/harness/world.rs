@@ -99,6 +99,10 @@ pub fn get_token(subject: &str) -> proto::GetTokenRequest {
     proto::GetTokenRequest { key: Some(key(subject)), ..Default::default() }
 }
 
+pub fn refresh(subject: &str) -> proto::RefreshRequest {
+    proto::RefreshRequest { key: Some(key(subject)), ..Default::default() }
+}
+
 pub fn authorize(subject: &str) -> proto::AuthorizeRequest {
     proto::AuthorizeRequest { key: Some(key(subject)), ..Default::default() }
 }

@@ -14,7 +14,7 @@ use super::life::token;
 use super::premises::Premises;
 use super::site::Site;
 use crate::harness::proxy::Proxy;
-use crate::harness::world::{get_token, key};
+use crate::harness::world::{self, get_token, key};
 use crate::harness::{Browser, postgres, tools, trial_with};
 
 pub fn trials() -> Vec<Trial> {
@@ -226,7 +226,7 @@ async fn held() {
     let calls = site.provider.ledger().token_calls;
     let mut client = serving.client().await;
     let refreshing = tokio::spawn(async move {
-        let refresh = proto::RefreshRequest { key: Some(key("u1")), ..Default::default() };
+        let refresh = world::refresh("u1");
         client.refresh(refresh).await
     });
     site.provider.wait_for_token_calls(calls + 1).await;
@@ -239,7 +239,7 @@ async fn held() {
     let second = refreshed.token.expect("a token").access_token;
     assert_ne!(first, second);
     assert_eq!(token(&serving, "u1").await, second);
-    let refresh = proto::RefreshRequest { key: Some(key("u1")), ..Default::default() };
+    let refresh = world::refresh("u1");
     serving.client().await.refresh(refresh).await.expect("the refresh token was kept");
     let ledger = site.provider.ledger();
     assert_eq!((ledger.refreshes, ledger.reuse_detections), (2, 0));

@@ -13,7 +13,7 @@ use super::child::Serving;
 use super::life::token;
 use super::premises::Premises;
 use super::site::Site;
-use crate::harness::world::{authorize, get_token, key};
+use crate::harness::world::{self, authorize, get_token, key};
 use crate::harness::{Browser, postgres, tools, trial_with};
 
 pub fn trials() -> Vec<Trial> {
@@ -225,7 +225,7 @@ async fn killed() {
     let calls = fleet.site.provider.ledger().token_calls;
     let mut client = fleet.replicas[2].client().await;
     let refreshing = tokio::spawn(async move {
-        let refresh = proto::RefreshRequest { key: Some(key("u1")), ..Default::default() };
+        let refresh = world::refresh("u1");
         client.refresh(refresh).await
     });
     fleet.site.provider.wait_for_token_calls(calls + 1).await;

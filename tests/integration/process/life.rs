@@ -10,7 +10,7 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use super::child::Serving;
 use super::site::Site;
-use crate::harness::world::{authorize, get_token, key};
+use crate::harness::world::{self, authorize, get_token, key};
 use crate::harness::{Browser, trial};
 
 pub fn trials() -> Vec<Trial> {
@@ -100,7 +100,7 @@ async fn life(end: End) {
     let serving = again(&site, serving, end).await;
     assert_eq!(token(&serving, "u1").await, first);
     let mut client = serving.client().await;
-    let refresh = proto::RefreshRequest { key: Some(key("u1")), ..Default::default() };
+    let refresh = world::refresh("u1");
     let second = client.refresh(refresh).await.expect("a token").into_inner().token;
     let second = second.expect("a token").access_token;
     assert_ne!(first, second);
@@ -145,7 +145,7 @@ async fn drained() {
     let pause = site.provider.pause_token_endpoint();
     let calls = site.provider.ledger().token_calls;
     let refreshing = tokio::spawn(async move {
-        let refresh = proto::RefreshRequest { key: Some(key("u1")), ..Default::default() };
+        let refresh = world::refresh("u1");
         client.refresh(refresh).await
     });
     site.provider.wait_for_token_calls(calls + 1).await;
@@ -209,7 +209,7 @@ async fn impatient() {
     let calls = site.provider.ledger().token_calls;
     let mut client = serving.client().await;
     let refreshing = tokio::spawn(async move {
-        let refresh = proto::RefreshRequest { key: Some(key("u1")), ..Default::default() };
+        let refresh = world::refresh("u1");
         client.refresh(refresh).await
     });
     site.provider.wait_for_token_calls(calls + 1).await;

@@ -12,7 +12,7 @@ use super::premises::{CLIENT_ID, Premises, with_line};
 use crate::harness::browser::ALICE;
 use crate::harness::servers::Kind::{Canaille, OidcProvider};
 use crate::harness::servers::{AuthorizationServer, Kind, Registration};
-use crate::harness::world::{authorize, get_token, key};
+use crate::harness::world::{self, authorize, get_token, key};
 use crate::harness::{Browser, postgres, tools, trial_with};
 
 /// With what HTTP's Basic scheme and forms write differently, save the space: Canaille takes the
@@ -160,7 +160,7 @@ async fn life(kind: Kind, database: Database) {
     assert_eq!(site.server.userinfo_status(&first).await, 200);
 
     let serving = site.again(serving).await;
-    let refresh = proto::RefreshRequest { key: Some(key("u1")), ..Default::default() };
+    let refresh = world::refresh("u1");
     let second = serving.client().await.refresh(refresh).await.expect("a token").into_inner();
     let second = second.token.expect("a token").access_token;
     assert_ne!(first, second);
@@ -222,7 +222,7 @@ async fn another_sub() {
     let first = site.granted(&serving, "u1").await;
     let change = json!({"from": ALICE.name, "to": "somebody-else"});
     site.server.command("change-sub", &change).await;
-    let refresh = proto::RefreshRequest { key: Some(key("u1")), ..Default::default() };
+    let refresh = world::refresh("u1");
     let refused = serving.client().await.refresh(refresh.clone()).await;
     assert_eq!(reason(refused), Reason::ReauthorizationRequired);
     let grants = serving.client().await.list_grants(proto::ListGrantsRequest::default()).await;

@@ -4,7 +4,7 @@ use libtest_mimic::Trial;
 use sea_orm::{ConnectionTrait, Database};
 
 use super::LIFETIME;
-use crate::harness::world::{get_token, key};
+use crate::harness::world::{self, get_token};
 use crate::harness::{World, trial};
 
 pub fn trials() -> Vec<Trial> {
@@ -33,8 +33,7 @@ async fn not_again() {
     let first = call();
     world.provider.wait_for_token_calls(calls_before + 1).await;
     world.advance(LEASE_ENDS);
-    let refresh =
-        token_broker_client::proto::RefreshRequest { key: Some(key("u1")), ..Default::default() };
+    let refresh = world::refresh("u1");
     let mut client = world.client();
     let second = tokio::spawn(async move { client.refresh(refresh).await });
     let third = call();

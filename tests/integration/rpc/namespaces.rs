@@ -10,7 +10,7 @@ use token_broker_client::proto;
 use tonic::Code;
 
 use super::support::{add_providers, begin, grant, grants, key_at, look, refused, token_of, why};
-use crate::harness::world::{bot, get_token, key, name};
+use crate::harness::world::{self, bot, get_token, key, name};
 use crate::harness::{Browser, World, trial};
 
 pub fn trials() -> Vec<Trial> {
@@ -27,7 +27,7 @@ async fn apart() {
     let (mut helper, mut other) = (world.client(), world.client_of("other"));
     let mine = world.granted("u1").await;
     assert_eq!(why(other.get_token(get_token("u1")).await).1, "AUTHORIZATION_REQUIRED");
-    let refresh = proto::RefreshRequest { key: Some(key("u1")), ..Default::default() };
+    let refresh = world::refresh("u1");
     assert_eq!(why(other.refresh(refresh.clone()).await).1, "AUTHORIZATION_REQUIRED");
     let revoke = proto::RevokeRequest { key: Some(key("u1")) };
     let revoked = other.revoke(revoke.clone()).await.expect("an answer").into_inner();
@@ -88,7 +88,7 @@ async fn too_wide() {
     let wide = ["calendar", "drive", "email"];
     grant(&mut helper, key("u1"), &wide).await;
     let narrow_request = proto::GetTokenRequest { scopes: vec!["email".into()], ..get_token("u1") };
-    let refresh = proto::RefreshRequest { key: Some(key("u1")), ..Default::default() };
+    let refresh = world::refresh("u1");
     for told in [
         refused(mate.get_token(get_token("u1")).await),
         // Asking for less does not make the token narrower.
