@@ -10,7 +10,7 @@ use token_broker_client::{Reason, Refusal};
 use super::fake::{CLIENT_ID, CLIENT_SECRET, Issuer, SigningKey};
 use super::{begin, granted, key, opened, seen, world};
 use crate::harness::trial;
-use crate::harness::world::{self, BEGINNING};
+use crate::harness::world::BEGINNING;
 
 pub fn trials() -> Vec<Trial> {
     vec![
@@ -226,7 +226,7 @@ async fn refreshed() {
     let world = world(&issuer).await;
     granted(&world, "u1").await;
     let refresh = || async {
-        let request = world::refresh("u1");
+        let request = proto::RefreshRequest { key: Some(key("u1")), ..Default::default() };
         world
             .client()
             .refresh(request)
