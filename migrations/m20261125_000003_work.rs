@@ -1,4 +1,5 @@
-//! What a worker looks for: refreshes of which nobody knows whether they took place.
+//! What the workers look for: refreshes that are due ahead of their time, for grants that are used, and
+//! refreshes of which nobody knows whether they took place.
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_orm::ConnectionTrait;
@@ -9,10 +10,19 @@ pub(crate) struct Step;
 #[sea_orm_migration::async_trait::async_trait]
 impl MigrationTrait for Step {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        // Partial: a hundred million idle grants are not in it.
-        let index =
-            "CREATE INDEX grants_intent_at ON grants (intent_at) WHERE intent_at IS NOT NULL";
-        manager.get_connection().execute_unprepared(index).await?;
+        for column in ["last_used_at", "next_refresh_at"] {
+            // A statement each, for SQLite adds one column at a time.
+            let mut alter = Table::alter();
+            alter.table("grants").add_column(ColumnDef::new(column).big_integer().null());
+            manager.alter_table(alter).await?;
+        }
+        // Partial: a hundred million idle grants are in neither.
+        for column in ["next_refresh_at", "intent_at"] {
+            let index = format!(
+                "CREATE INDEX grants_{column} ON grants ({column}) WHERE {column} IS NOT NULL"
+            );
+            manager.get_connection().execute_unprepared(&index).await?;
+        }
         Ok(())
     }
 }

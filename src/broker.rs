@@ -14,6 +14,7 @@ pub mod refresh;
 pub mod revoke;
 mod settled;
 mod uptime;
+mod used;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use crate::crypto::keyring::Keyring;
 use crate::crypto::random::Random;
 use crate::domain::bot::Bot;
 use crate::domain::grant::{GrantKey, KeyHash, Subject};
+use crate::domain::id::Id;
 use crate::domain::name::Name;
 use crate::domain::provider::Provider;
 use crate::domain::time::Timestamp;
@@ -57,6 +59,7 @@ pub struct Broker {
     draining: CancellationToken,
     settled: settled::Settled,
     cache: cache::TokenCache,
+    used: used::Used,
 }
 
 /// What the operator chose.
@@ -109,6 +112,7 @@ impl Broker {
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
             settled: settled::Settled::default(),
+            used: used::Used::default(),
             cache: cache::TokenCache::new(parts.settings.cache),
             settings: parts.settings,
         })
@@ -135,6 +139,19 @@ impl Broker {
     #[must_use]
     pub fn providers(&self) -> &Directory {
         &self.providers
+    }
+
+    /// Takes note that a grant is used.
+    fn note_use(&self, grant: Option<Id>) {
+        if let Some(grant) = grant {
+            self.used.note(grant);
+        }
+    }
+
+    /// The grants that were used since the last call.
+    #[must_use]
+    pub fn take_used(&self) -> Vec<Id> {
+        self.used.take()
     }
 
     /// Another replica has revoked or replaced a grant.

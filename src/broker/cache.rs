@@ -5,13 +5,14 @@
 //! than `outage_max_age`. Notice of revocations and replacements makes it only faster.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use quick_cache::sync::Cache;
 
 use super::uptime::Uptime;
 use crate::domain::grant::{GrantKey, KeyHash};
+use crate::domain::id::Id;
 use crate::storage::Held;
 
 /// Into how many parts keys are sorted, each with a count of its invalidations.
@@ -44,6 +45,8 @@ struct Entry {
     held: Held,
     /// From before it was read.
     read_at: Uptime,
+    /// Whether it is known already that the grant was used.
+    used: AtomicBool,
 }
 
 /// What has become of look-ups so far.
@@ -79,6 +82,13 @@ pub(super) struct Ticket {
     begun: Uptime,
 }
 
+/// A grant from the cache, as of now.
+pub(super) struct Hit {
+    pub(super) held: Held,
+    /// The grant, where this is its first use since it was read.
+    pub(super) first_use: Option<Id>,
+}
+
 impl TokenCache {
     pub(super) fn new(bounds: Bounds) -> Self {
         Self {
@@ -93,9 +103,9 @@ impl TokenCache {
         self.bounds.max_age.is_zero()
     }
 
-    /// A grant as of now that was read no longer ago than `max_age`, or, in an outage, than
+    /// A grant that was read no longer ago than `max_age`, or, in an outage, than
     /// `outage_max_age`.
-    pub(super) fn get(&self, key: &GrantKey, outage: bool) -> Option<Held> {
+    pub(super) fn get(&self, key: &GrantKey, outage: bool) -> Option<Hit> {
         if self.is_off() {
             return None;
         }
@@ -115,7 +125,8 @@ impl TokenCache {
         let mut held = entry.held.clone();
         // The database's clock went on meanwhile; a token is never taken for younger than it is.
         held.now = held.now + age;
-        Some(held)
+        let first_use = (!entry.used.swap(true, Ordering::Relaxed)).then_some(held.grant.id);
+        Some(Hit { held, first_use })
     }
 
     /// To be taken before a read.
@@ -130,7 +141,8 @@ impl TokenCache {
         if self.is_off() || held.access_token.is_none() || !current() {
             return;
         }
-        let entry = Entry { held: held.clone(), read_at: ticket.begun };
+        let entry =
+            Entry { held: held.clone(), read_at: ticket.begun, used: AtomicBool::new(false) };
         self.entries.insert(ticket.hash, Arc::new(entry));
         // It may have been invalidated between the look and the insertion.
         if !current() {

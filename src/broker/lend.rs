@@ -91,23 +91,23 @@ impl Broker {
     /// A token that was read a moment ago, where it will do. Anything else is asked anew: what a
     /// user has to settle is never told from memory.
     fn lend_cached(&self, bot: &Bot, request: &LendRequest) -> Option<Lent> {
-        let held = self.cache.get(&request.key, false)?;
-        let good = held
+        let hit = self.cache.get(&request.key, false)?;
+        let good = hit
+            .held
             .access_token
             .as_ref()
-            .is_some_and(|token| token.is_good_for(request.min_ttl, held.now));
-        good.then(|| lend_to(bot, held, &request.scopes).ok()).flatten()
+            .is_some_and(|token| token.is_good_for(request.min_ttl, hit.held.now));
+        let lent = good.then(|| lend_to(bot, hit.held, &request.scopes).ok()).flatten()?;
+        self.note_use(hit.first_use);
+        Some(lent)
     }
 
     /// What was read last, while storage cannot be asked.
     fn held_in_outage(&self, request: &LendRequest) -> Result<Held, BrokerError> {
-        let held = self
-            .cache
-            .get(&request.key, true)
-            .filter(|held| {
-                held.access_token.as_ref().is_some_and(|token| token.is_living(held.now))
-            })
-            .ok_or(BrokerError::StorageUnavailable)?;
+        let hit = self.cache.get(&request.key, true).filter(|hit| {
+            hit.held.access_token.as_ref().is_some_and(|token| token.is_living(hit.held.now))
+        });
+        let held = hit.ok_or(BrokerError::StorageUnavailable)?.held;
         let missing = request.scopes.missing_from(&held.grant.scopes);
         if missing.is_empty() { Ok(held) } else { Err(BrokerError::StorageUnavailable) }
     }
@@ -117,6 +117,7 @@ impl Broker {
         let ticket = self.cache.ticket(key);
         let held = self.held(key).await?;
         self.cache.put(ticket, &held);
+        self.note_use(Some(held.grant.id));
         Ok(held)
     }
 

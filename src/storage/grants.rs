@@ -164,6 +164,8 @@ impl Storage {
             failures: Set(0),
             next_attempt_at: Set(None),
             last_error: Set(None),
+            last_used_at: Set(None),
+            next_refresh_at: Set(None),
         };
         let model = match existing {
             Some(_) => row.update(&**write).await?,

@@ -1,0 +1,28 @@
+//! Which grants are used, so that those alone are refreshed ahead of time.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+
+use crate::domain::id::Id;
+
+/// The grants that were lent since it was last written down. At most [`MOST`] of them: it is a help
+/// to the worker that refreshes ahead, and no record.
+#[derive(Debug, Default)]
+pub(super) struct Used(Mutex<HashSet<Id>>);
+
+const MOST: usize = 100_000;
+
+impl Used {
+    pub(super) fn note(&self, grant: Id) {
+        let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if used.len() < MOST {
+            used.insert(grant);
+        }
+    }
+
+    /// Those that are to be written down.
+    pub(super) fn take(&self) -> Vec<Id> {
+        let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        used.drain().collect()
+    }
+}
