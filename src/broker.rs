@@ -73,6 +73,8 @@ pub struct Settings {
     pub confirmation_ttl: Duration,
     /// How long a token that was read may be served.
     pub cache: Bounds,
+    /// Whether grants are refreshed though nobody waits for them.
+    pub refresh_ahead: bool,
 }
 
 /// What [`Broker::new`] takes.

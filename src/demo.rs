@@ -155,6 +155,7 @@ fn demo_provider(
         client_secret: data.client_secret.clone(),
         redirect_uris: vec![format!("http://{}/oauth2/callback/{PROVIDER}", addresses.http)],
         access_token_lifetime: TOKEN_LIFETIME,
+        refresh_grace: Duration::ZERO,
         state_file: Some(data.provider_state()),
         issuer: format!("http://{}", addresses.provider),
         clock: Arc::new(move || {
@@ -190,6 +191,8 @@ async fn broker(
         issuer: Some(format!("http://{}", addresses.provider)),
         endpoints: Endpoints::default(),
         revocation_reach: RevocationReach::Grant,
+        refresh_grace: Duration::ZERO,
+        refresh_idle: None,
         client: Client {
             id: "token-broker".to_owned(),
             auth: ConfiguredAuth::Offered(data.client_secret.clone().into()),
@@ -221,6 +224,8 @@ async fn broker(
             link_ttl: Duration::from_secs(10 * 60),
             confirmation_ttl: Duration::from_secs(5 * 60),
             cache: NO_CACHE,
+            // What happens is what the user asks for.
+            refresh_ahead: false,
         },
     }))
 }

@@ -1,6 +1,7 @@
 //! Plain types and state machines: no I/O, no clock, no tonic, no SeaORM.
 
 pub mod address;
+pub mod ahead;
 pub mod authorization;
 pub mod bot;
 pub mod grant;

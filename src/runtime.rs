@@ -101,6 +101,10 @@ pub async fn run(
     let learning = tokio::spawn(async move { learning.providers().learn_all().await });
     parts.spawn(named(once(in_contact.clone(), workers::changes::run(Arc::clone(&broker)))));
     parts.spawn(named(once(in_contact.clone(), workers::intents::run(Arc::clone(&broker)))));
+    if broker.settings().refresh_ahead {
+        let ahead = workers::refresh_ahead::run(Arc::clone(&broker));
+        parts.spawn(named(once(in_contact.clone(), ahead)));
+    }
     parts.spawn(named(once(in_contact.clone(), workers::revocations::run(Arc::clone(&broker)))));
     parts.spawn(named(once(in_contact.clone(), workers::sweep::run(Arc::clone(&broker)))));
 

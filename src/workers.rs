@@ -1,8 +1,9 @@
-//! What goes on beside the calls: refreshes to take up, the outbox, the sweep, and the watch over
+//! What goes on beside the calls: refreshes ahead of time and to take up, the outbox, the sweep, and the watch over
 //! storage.
 
 pub mod changes;
 pub mod contact;
 pub mod intents;
+pub mod refresh_ahead;
 pub mod revocations;
 pub mod sweep;

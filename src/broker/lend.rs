@@ -240,6 +240,7 @@ mod tests {
                 failures: 0,
                 next_attempt_at: None,
                 last_error: None,
+                last_used_at: None,
             },
             access_token: Some(AccessToken {
                 value: "token".into(),

@@ -19,9 +19,11 @@ pub(super) use flight::Flights;
 use super::lend::{Lent, lend_to, reauthorization};
 use super::{Broker, BrokerError};
 use crate::crypto::sealed::length_prefixed;
+use crate::domain::ahead::{self, Due, Facts};
 use crate::domain::bot::Bot;
 use crate::domain::grant::{Grant, GrantKey, GrantState};
 use crate::domain::scope::Scopes;
+use crate::domain::time::Timestamp;
 use crate::domain::token::AccessToken;
 use crate::provider::ProviderError;
 use crate::storage::Held;
@@ -75,16 +77,48 @@ impl Broker {
     /// Sends a refresh token again of which nobody knows whether it was used. True where something
     /// came of it.
     pub async fn take_up(self: &Arc<Self>, grant: &Grant) -> bool {
-        let held = match self.held(&grant.key).await {
-            Ok(held) => held,
-            // Revoked meanwhile.
-            Err(_) => return false,
-        };
-        if held.grant.version != grant.version || held.leased {
-            return false;
-        }
+        let Some(held) = self.still_open(grant).await else { return false };
         tracing::info!(provider = %grant.key.provider, "taking up a refresh that was left open");
         self.refreshed(&held).await.is_ok()
+    }
+
+    /// Looks at a grant that was claimed for it, and refreshes it where that is due, though nobody
+    /// waits for it.
+    pub async fn look_ahead(self: &Arc<Self>, grant: &Grant, now: Timestamp) {
+        let Some(provider) = self.providers.get(grant.key.provider.as_str()) else {
+            // It may be configured again; whoever uses the grant then has it looked at.
+            return self.look_again(grant, None).await;
+        };
+        let facts = Facts {
+            issued_at: grant.issued_at,
+            expires_at: grant.expires_at,
+            last_used_at: grant.last_used_at,
+            idle: provider.refresh_idle,
+        };
+        match ahead::due(facts, now) {
+            Due::At(at) => self.look_again(grant, Some(at)).await,
+            Due::Never => self.look_again(grant, None).await,
+            Due::Now => {
+                if let Some(held) = self.still_open(grant).await
+                    && let Err(error) = self.refreshed(&held).await
+                {
+                    tracing::debug!(%error, "not refreshed ahead of time");
+                }
+            }
+        }
+    }
+
+    async fn look_again(&self, grant: &Grant, at: Option<Timestamp>) {
+        if let Err(error) = self.storage.look_again(grant, at).await {
+            tracing::warn!(%error, "cannot put a look at a grant off; its claim will end");
+        }
+    }
+
+    /// The grant, where it is the same edition still and nobody refreshes it.
+    async fn still_open(&self, grant: &Grant) -> Option<Held> {
+        // Where it cannot be read, it has been revoked, or a worker finds it again.
+        let held = self.held(&grant.key).await.ok()?;
+        (held.grant.version == grant.version && !held.leased).then_some(held)
     }
 
     /// The grant after a refresh of this edition, by this process or another.

@@ -46,6 +46,7 @@ pub(super) async fn run(config: &Config, stop: CancellationToken) -> anyhow::Res
             link_ttl: config.authorizations.link_ttl,
             confirmation_ttl: config.authorizations.confirmation_ttl,
             cache: config.cache,
+            refresh_ahead: true,
         },
     });
     runtime::run(broker, listeners, schema, stop).await?;

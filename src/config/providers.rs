@@ -1,13 +1,14 @@
 //! `[providers.NAME]`: the authorization servers.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use ::url::Url;
 
 use super::address;
 use super::problem::Reported;
 use super::section::{Section, all};
-use super::value::{choice, filled, parsed};
+use super::value::{choice, duration, filled, parsed};
 use crate::domain::name::Name;
 use crate::domain::provider::{
     Client, ClientAuth, ConfiguredAuth, Endpoints, OPENID, Provider, RevocationReach,
@@ -19,6 +20,12 @@ const UNSUPPORTED: [&str; 4] = ["preset", "device_authorization_endpoint", "gran
 
 /// The one flow of this version.
 const FLOW: &str = "authorization_code";
+
+const MOST_GRACE: Duration = Duration::from_secs(60 * 60);
+
+const LEAST_IDLE: Duration = Duration::from_secs(60 * 60);
+
+const MOST_IDLE: Duration = Duration::from_secs(2 * 365 * 24 * 60 * 60);
 
 #[derive(Clone, Copy)]
 enum Auth {
@@ -68,6 +75,9 @@ fn provider(name: &str, mut section: Section<'_>) -> Result<Provider, Reported> 
     ];
     let revocation_reach =
         section.or("revocation_reach", RevocationReach::default(), choice(&reaches));
+    let refresh_grace =
+        section.or("refresh_grace", Duration::ZERO, duration(Duration::ZERO..=MOST_GRACE));
+    let refresh_idle = section.optional("refresh_idle", duration(LEAST_IDLE..=MOST_IDLE));
     let client_id =
         section.required("client_id", "write what the provider calls the broker", filled);
     let asked = |named: &Endpoints| named.authorization.is_none() || named.token.is_none();
@@ -90,6 +100,8 @@ fn provider(name: &str, mut section: Section<'_>) -> Result<Provider, Reported> 
         issuer: issuer?,
         endpoints: endpoints?,
         revocation_reach: revocation_reach?,
+        refresh_grace: refresh_grace?,
+        refresh_idle: refresh_idle?,
         client: Client { id: client_id?, auth: auth? },
         default_scopes: joined(&default_scopes?.unwrap_or_default()),
         identity: identity?,
@@ -235,6 +247,7 @@ mod tests {
         assert!(matches!(fixed(&acme), ClientAuth::Basic(s) if s.expose_secret() == "s"));
         assert_eq!((acme.issuer, acme.endpoints.revocation), (None, None));
         assert!(acme.default_scopes.is_empty());
+        assert_eq!((acme.refresh_grace, acme.refresh_idle), (Duration::ZERO, None));
     }
 
     #[test]
@@ -243,6 +256,8 @@ mod tests {
             "display_name = 'Acme'
              issuer = 'https://login.acme.example'
              revocation_endpoint = 'https://login.acme.example/revoke'
+             refresh_grace = '30s'
+             refresh_idle = '90days'
              userinfo_endpoint = 'https://login.acme.example/userinfo'
              jwks_uri = 'https://login.acme.example/jwks'
              identity = '/login'
@@ -259,6 +274,8 @@ mod tests {
         assert!(endpoints.revocation.is_some() && endpoints.userinfo.is_some());
         assert!(endpoints.jwks.is_some() && !acme.is_discovered());
         assert_eq!(acme.identity.as_deref(), Some("/login"));
+        assert_eq!(acme.refresh_grace, Duration::from_secs(30));
+        assert_eq!(acme.refresh_idle, Some(Duration::from_secs(90 * 24 * 60 * 60)));
         assert!(matches!(fixed(&acme), ClientAuth::Post(s) if s.expose_secret() == "s"));
         assert_eq!(acme.default_scopes.to_string(), "email profile");
     }

@@ -65,8 +65,13 @@ impl Random {
     /// A duration between zero and `most`: full jitter, so that waiters do not move in step.
     #[must_use]
     pub fn jitter(&self, most: Duration) -> Duration {
-        let share = f64::from(u32::from_le_bytes(self.bytes())) / f64::from(u32::MAX);
-        most.mul_f64(share)
+        most.mul_f64(self.share())
+    }
+
+    /// A number from 0 to 1.
+    #[must_use]
+    pub fn share(&self) -> f64 {
+        f64::from(u32::from_le_bytes(self.bytes())) / f64::from(u32::MAX)
     }
 }
 

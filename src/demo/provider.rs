@@ -92,6 +92,9 @@ pub struct Settings {
     pub redirect_uris: Vec<String>,
     /// How long an access token works; whole seconds reach the client as `expires_in`.
     pub access_token_lifetime: Duration,
+    /// For how long after its first use a refresh token works again, as long as nothing that came
+    /// of it has been used. Zero: it works once.
+    pub refresh_grace: Duration,
     /// The file that the state survives a restart in; `None` keeps it in memory.
     pub state_file: Option<PathBuf>,
     /// The issuer identifier (RFC 8414 section 2): the base of every endpoint, without a path.
@@ -108,6 +111,7 @@ impl fmt::Debug for Settings {
             .field("client_id", &self.client_id)
             .field("redirect_uris", &self.redirect_uris)
             .field("access_token_lifetime", &self.access_token_lifetime)
+            .field("refresh_grace", &self.refresh_grace)
             .field("state_file", &self.state_file)
             .field("issuer", &self.issuer)
             .finish_non_exhaustive()
@@ -136,6 +140,14 @@ pub enum SetupError {
         /// Where the text stops making sense.
         source: serde_json::Error,
     },
+}
+
+/// The tokens of a grant. No `Debug`: values stay out of logs.
+pub struct Granted {
+    /// The access token.
+    pub access_token: String,
+    /// The refresh token.
+    pub refresh_token: String,
 }
 
 /// A handle on the demo provider; clones share everything.
@@ -223,6 +235,20 @@ impl DemoProvider {
     pub fn is_living(&self, token: &str) -> bool {
         let now = self.inner.now();
         self.inner.records().is_living(token, now)
+    }
+
+    /// What a user of this name would have got who had gone through the whole flow. For tests.
+    ///
+    /// # Errors
+    ///
+    /// Where the scopes are none, or the state file cannot be written.
+    pub async fn grant(&self, login: &str, scopes: &str) -> io::Result<Granted> {
+        let scopes = wire::scopes(scopes).map_err(|refusal| io::Error::other(refusal.error))?;
+        let (client_id, login) = (self.inner.settings.client_id.clone(), login.to_owned());
+        let granting =
+            self.change(move |records, moment| records.grant(client_id, login, scopes, moment));
+        let issued = granting.await.map_err(|refusal| io::Error::other(refusal.description))?;
+        Ok(Granted { access_token: issued.access_token, refresh_token: issued.refresh_token })
     }
 
     /// Ends the time of every living access token, as if their lifetime had passed. For tests;
@@ -351,11 +377,12 @@ impl Inner {
 
     /// The lock is held while the file is written, so that the file never goes back in time.
     fn apply<T>(&self, change: impl FnOnce(&mut Records, &Moment<'_>) -> T) -> io::Result<T> {
-        let lifetime = self.settings.access_token_lifetime.as_millis();
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let moment = Moment {
             now: self.now(),
             random: &*self.settings.random,
-            access_token_ms: u64::try_from(lifetime).unwrap_or(u64::MAX),
+            access_token_ms: millis(self.settings.access_token_lifetime),
+            refresh_grace_ms: millis(self.settings.refresh_grace),
         };
         let mut records = self.records();
         let Some(path) = &self.settings.state_file else {

@@ -179,6 +179,8 @@ pub struct Grant {
     pub next_attempt_at: Option<Timestamp>,
     /// What the last failure was, as the provider layer writes it down.
     pub last_error: Option<String>,
+    /// When a bot was last lent the access token, as far as it has been written down.
+    pub last_used_at: Option<Timestamp>,
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use secrecy::SecretString;
 use url::Url;
@@ -26,6 +27,11 @@ pub struct Provider {
     pub endpoints: Endpoints,
     /// What a revocation ends there besides the token.
     pub revocation_reach: RevocationReach,
+    /// For how long after its first use a refresh token that rotates still works. Zero where that
+    /// is not known.
+    pub refresh_grace: Duration,
+    /// After how long without use a refresh token ends. Absent: never, as far as is known.
+    pub refresh_idle: Option<Duration>,
     /// The broker's registration.
     pub client: Client,
     /// Asked for where the caller names no scopes.
@@ -176,6 +182,8 @@ impl fmt::Debug for Provider {
             .field("issuer", &self.issuer)
             .field("endpoints", &self.endpoints)
             .field("revocation_reach", &self.revocation_reach)
+            .field("refresh_grace", &self.refresh_grace)
+            .field("refresh_idle", &self.refresh_idle)
             .field("client", &self.client)
             .field("default_scopes", &self.default_scopes)
             .field("identity", &self.identity)

@@ -169,6 +169,8 @@ mod tests {
             issuer: Some(ISSUER.to_owned()),
             endpoints,
             revocation_reach: RevocationReach::default(),
+            refresh_grace: std::time::Duration::ZERO,
+            refresh_idle: None,
             client: Client {
                 id: "broker".to_owned(),
                 auth: ConfiguredAuth::Offered("secret".into()),

@@ -15,6 +15,7 @@ use sea_orm::{
 use super::entity::{access_tokens, grants};
 use super::{Storage, StorageError, Write, rows};
 use crate::crypto::sealed::Place;
+use crate::domain::ahead;
 use crate::domain::grant::{Grant, GrantKey};
 use crate::domain::id::Id;
 use crate::domain::identity::Identity;
@@ -164,8 +165,11 @@ impl Storage {
             failures: Set(0),
             next_attempt_at: Set(None),
             last_error: Set(None),
-            last_used_at: Set(None),
-            next_refresh_at: Set(None),
+            last_used_at: Set(existing.as_ref().and_then(|model| model.last_used_at)),
+            next_refresh_at: Set(tokens
+                .refresh_token
+                .as_ref()
+                .map(|_| self.first_look(access).millis())),
         };
         let model = match existing {
             Some(_) => row.update(&**write).await?,
@@ -173,6 +177,11 @@ impl Storage {
         };
         self.put_access_token(write, id, key, access).await?;
         convert::grant(model, key.clone())
+    }
+
+    /// When the worker that refreshes ahead first looks at a grant with a new access token.
+    fn first_look(&self, token: &AccessToken) -> Timestamp {
+        ahead::first_look(token.issued_at, token.expires_at, self.random.share())
     }
 
     async fn put_access_token(

@@ -211,6 +211,7 @@ async fn two_providers() -> (World, DemoProvider) {
             client_secret: "client secret: +&%".to_owned(),
             redirect_uris: vec![redirect_uri("other"), redirect_uri("acme")],
             access_token_lifetime: setup.token_lifetime,
+            refresh_grace: Duration::ZERO,
             state_file: None,
             issuer: url.clone(),
             clock: Arc::new(|| BEGINNING.unsigned_abs()),

@@ -2,6 +2,7 @@
 //!
 //! The provider's ledger is the judge: what was sent how often, and what lives in the end.
 
+mod ahead;
 mod answers;
 mod callers;
 mod faults;
@@ -38,6 +39,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 pub fn trials() -> Vec<Trial> {
     [
+        ahead::trials(),
         faults::trials(),
         held::trials(),
         answers::trials(),

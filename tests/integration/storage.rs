@@ -2,6 +2,7 @@
 //!
 //! Time stands still unless a test moves it, so that leases and expiry are exact.
 
+mod ahead;
 mod attempts;
 mod authorizations;
 mod backend;
@@ -34,6 +35,7 @@ fn trials_on<B: Backend>() -> Vec<Trial> {
         attempts::trials::<B>(),
         generations::trials::<B>(),
         claims::trials::<B>(),
+        ahead::trials::<B>(),
         commits::trials::<B>(),
         revoking::trials::<B>(),
         outbox::trials::<B>(),

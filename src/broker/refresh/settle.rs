@@ -16,6 +16,9 @@ use crate::storage::{Committed, Held, Lease};
 /// The longest that failures put a refresh off.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5 * 60);
 
+/// The least that failures put a refresh off for, before jitter.
+const SHORTEST_BACKOFF: Duration = Duration::from_secs(1);
+
 /// What is written down where an ID token was another user's.
 const ANOTHER_USER: &str = "another_user";
 
@@ -152,7 +155,10 @@ impl Broker {
         }
         // Only what was certainly not acted on leaves no doubt about the refresh token.
         let intent_stays = error.is_ambiguous() || lease.intent_was_open;
-        let wait = self.backoff(grant.failures, error.retry_after());
+        let in_doubt = if intent_stays { server.refresh_grace } else { Duration::ZERO };
+        let grace = in_doubt.saturating_sub(lease.claimed_at.since(lease.intent_at));
+        let longest = if grace.is_zero() { LONGEST_BACKOFF } else { within(grace) };
+        let wait = self.backoff_up_to(longest, grant.failures, error.retry_after());
         self.storage
             .release(grant, lease.owner, intent_stays, Some(wait), &error.to_record())
             .await?;
@@ -215,11 +221,26 @@ impl Broker {
         }
     }
 
-    /// Full jitter from 1 s, doubled with every failure; what the provider asks for comes first.
     fn backoff(&self, failures: u32, retry_after: Option<Duration>) -> Duration {
-        let most = Duration::from_secs(1 << failures.min(9)).min(LONGEST_BACKOFF);
+        self.backoff_up_to(LONGEST_BACKOFF, failures, retry_after)
+    }
+
+    /// Full jitter from 1 s, doubled with every failure; what the provider asks for comes first.
+    fn backoff_up_to(
+        &self,
+        longest: Duration,
+        failures: u32,
+        retry_after: Option<Duration>,
+    ) -> Duration {
+        let most = Duration::from_secs(1 << failures.min(9)).min(longest);
         retry_after.unwrap_or_default().max(self.random.jitter(most))
     }
+}
+
+/// How long a refresh may wait that the provider has perhaps acted upon, while `grace` is left in which
+/// it would give the same answer again.
+fn within(grace: Duration) -> Duration {
+    (grace / 2).max(SHORTEST_BACKOFF)
 }
 
 enum Read {

@@ -248,6 +248,7 @@ mod tests {
             client_secret: "secret".to_owned(),
             redirect_uris: vec![REDIRECT_URI.to_owned()],
             access_token_lifetime: Duration::from_secs(300),
+            refresh_grace: Duration::ZERO,
             state_file: None,
             issuer: "http://127.0.0.1:5000".to_owned(),
             clock: Arc::new(|| 0),

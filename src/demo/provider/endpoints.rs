@@ -7,7 +7,7 @@ use http::{HeaderMap, StatusCode};
 use serde_json::json;
 
 use super::authorize::{self, AuthorizeRequest};
-use super::state::OpenCode;
+use super::state::{OpenCode, digest};
 use super::wire::{self, Params, Refusal};
 use super::{DemoProvider, faults, page};
 
@@ -70,6 +70,13 @@ pub(super) async fn token(
     let params = Params::parse(&body);
     let (grant_type, refresh_token) = (params.get("grant_type"), params.get("refresh_token"));
     inner.records().ledger.token_call_arrived(grant_type, refresh_token);
+    let under_way = match refresh_token {
+        Some(token) => Some(inner.faults.send_arrived(digest(token)).await),
+        None => None,
+    };
+    if under_way.as_ref().is_some_and(|send| send.overlaps) {
+        inner.records().ledger.overlaps += 1;
+    }
     let scripted = inner.faults.token_call_arrived();
     inner.faults.token_endpoint_runs().await;
     let processing = async {

@@ -1,6 +1,6 @@
 //! Scripted answers and pauses, for tests.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -95,6 +95,30 @@ pub(super) struct Faults {
     pauses: watch::Sender<usize>,
     /// How many token calls have arrived.
     token_calls: watch::Sender<usize>,
+    /// The refresh tokens, by digest, of calls that are under way.
+    sends: watch::Sender<HashSet<String>>,
+}
+
+/// How long a call whose client has gone may take to be noticed, before it counts as under way beside
+/// another one.
+const GONE: Duration = Duration::from_millis(500);
+
+/// A call with a refresh token, until it ends or its client goes.
+pub(super) struct Send {
+    faults: Arc<Faults>,
+    token: String,
+    /// Whether it came while another call with the same token was under way.
+    pub(super) overlaps: bool,
+}
+
+impl Drop for Send {
+    fn drop(&mut self) {
+        if !self.overlaps {
+            self.faults.sends.send_modify(|sends| {
+                sends.remove(&self.token);
+            });
+        }
+    }
 }
 
 impl Faults {
@@ -118,6 +142,27 @@ impl Faults {
         let scripted = next(&self.token_scripts);
         self.token_calls.send_modify(|calls| *calls += 1);
         scripted
+    }
+
+    /// Takes note of a call with this refresh token.
+    pub(super) async fn send_arrived(self: &Arc<Self>, token: String) -> Send {
+        let mut sends = self.sends.subscribe();
+        let entered = async {
+            loop {
+                let mut mine = false;
+                self.sends.send_if_modified(|sends| {
+                    mine = sends.insert(token.clone());
+                    mine
+                });
+                if mine {
+                    return;
+                }
+                // An error would mean that the sender is gone, but `self` has it.
+                drop(sends.wait_for(|sends| !sends.contains(&token)).await);
+            }
+        };
+        let overlaps = tokio::time::timeout(GONE, entered).await.is_err();
+        Send { faults: Arc::clone(self), token, overlaps }
     }
 
     /// Gives a revocation call its script.

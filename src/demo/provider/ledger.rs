@@ -26,6 +26,11 @@ pub struct Ledger {
     pub code_replays: usize,
     /// Refresh tokens that came a second time, each of which ended its family.
     pub reuse_detections: usize,
+    /// Refresh tokens that came though a token that had come of them was used already: their sender
+    /// had the answer.
+    pub sends_of_superseded: usize,
+    /// Refresh tokens that came while another call with the same one was under way.
+    pub overlaps: usize,
     /// Calls of the revocation endpoint.
     pub revoke_calls: usize,
     /// Revocation calls that ended a living token.

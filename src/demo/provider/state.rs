@@ -19,6 +19,9 @@ use super::{Ledger, SetupError};
 /// How long a code can be exchanged (RFC 6749 section 4.1.2 allows ten minutes at most).
 pub(super) const CODE_MS: u64 = 60 * 1000;
 
+/// The least number of access tokens at which the dead ones are thrown out.
+const TIDY_AT: usize = 1000;
+
 /// The surroundings of one change.
 pub(super) struct Moment<'a> {
     /// Milliseconds since the epoch.
@@ -26,6 +29,8 @@ pub(super) struct Moment<'a> {
     pub(super) random: &'a dyn Fn(&mut [u8]),
     /// The lifetime of access tokens that are issued now.
     pub(super) access_token_ms: u64,
+    /// For how long after its first use a refresh token works again.
+    pub(super) refresh_grace_ms: u64,
 }
 
 impl Moment<'_> {
@@ -109,8 +114,16 @@ struct AccessToken {
 #[derive(Clone, Serialize, Deserialize)]
 struct RefreshToken {
     grant: GrantId,
-    /// Spent ones are remembered as long as their grant lives, so that reuse is noticed.
-    spent: bool,
+    /// When it was first used. Spent ones are remembered as long as their grant lives, so that reuse
+    /// is noticed.
+    #[serde(default)]
+    spent_at: Option<u64>,
+    /// What was spent for it, by its digest.
+    #[serde(default)]
+    parent: Option<String>,
+    /// Whether a token that came of it has been used: its answer had arrived.
+    #[serde(default)]
+    superseded: bool,
 }
 
 /// Everything that the provider remembers. Codes and tokens are keyed by their [`digest`].
@@ -122,6 +135,9 @@ pub(super) struct Records {
     refresh_tokens: BTreeMap<String, RefreshToken>,
     /// Ids are never given twice, so that nothing can point to a later grant.
     next_grant: GrantId,
+    /// After how many access tokens the dead ones are thrown out next.
+    #[serde(skip)]
+    tidy_at: usize,
     /// Its living counts are filled in by [`Records::snapshot`].
     #[serde(skip)]
     pub(super) ledger: Ledger,
@@ -199,13 +215,29 @@ impl Records {
         let grant = self.next_grant;
         self.next_grant += 1;
         self.codes.insert(key, Code::Spent { grant });
-        let issued = self.issue(grant, &scopes, moment);
+        let issued = self.issue(grant, None, &scopes, moment);
         self.grants.insert(grant, Grant { client_id, login, scopes });
         Ok(issued)
     }
 
+    /// A grant without its flow.
+    pub(super) fn grant(
+        &mut self,
+        client_id: String,
+        login: String,
+        scopes: BTreeSet<String>,
+        moment: &Moment<'_>,
+    ) -> Issued {
+        let grant = self.next_grant;
+        self.next_grant += 1;
+        let issued = self.issue(grant, None, &scopes, moment);
+        self.grants.insert(grant, Grant { client_id, login, scopes });
+        issued
+    }
+
     /// Rotates a refresh token (RFC 9700 section 4.14.2): the old one is spent, and if it ever
-    /// comes again, two parties have it and the whole family ends.
+    /// comes again, two parties have it and the whole family ends. Within the grace, and while
+    /// nothing that came of it has been used, its answer may have been lost: then it works again.
     pub(super) fn refresh(
         &mut self,
         refresh: &Refresh,
@@ -225,7 +257,11 @@ impl Records {
         if grant.client_id != refresh.client_id {
             return Err(unknown);
         }
-        if token.spent {
+        let superseded = token.superseded;
+        self.ledger.sends_of_superseded += usize::from(superseded);
+        let in_time = |at: u64| moment.now <= at.saturating_add(moment.refresh_grace_ms);
+        let has_grace = moment.refresh_grace_ms > 0;
+        if token.spent_at.is_some_and(|at| superseded || !has_grace || !in_time(at)) {
             self.end_grant(id);
             self.ledger.reuse_detections += 1;
             return Err(Refusal::invalid_grant("the refresh token was used before"));
@@ -236,8 +272,13 @@ impl Records {
             return Err(Refusal::invalid_scope("scope is empty, or wider than the user allowed"));
         }
         let scopes = scopes.clone();
-        token.spent = true;
-        Ok(self.issue(id, &scopes, moment))
+        token.spent_at.get_or_insert(moment.now);
+        if let Some(parent) = token.parent.clone()
+            && let Some(parent) = self.refresh_tokens.get_mut(&parent)
+        {
+            parent.superseded = true;
+        }
+        Ok(self.issue(id, Some(key), &scopes, moment))
     }
 
     /// Revokes a token of either kind (RFC 7009). A refresh token takes its family along, an
@@ -247,8 +288,11 @@ impl Records {
         self.forget_the_dead(moment.now);
         let key = digest(token);
         let access = self.access_tokens.get(&key).map(|token| token.grant);
-        let refresh =
-            self.refresh_tokens.get(&key).filter(|token| !token.spent).map(|token| token.grant);
+        let refresh = self
+            .refresh_tokens
+            .get(&key)
+            .filter(|token| token.is_unspent())
+            .map(|token| token.grant);
         let owned = |id: &GrantId| self.grants.get(id).is_some_and(|g| g.client_id == client_id);
         if let Some(id) = refresh.filter(owned) {
             self.end_grant(id);
@@ -271,7 +315,7 @@ impl Records {
     pub(super) fn is_living(&self, token: &str, now: u64) -> bool {
         let key = digest(token);
         self.access_tokens.get(&key).is_some_and(|token| now < token.expires)
-            || self.refresh_tokens.get(&key).is_some_and(|token| !token.spent)
+            || self.refresh_tokens.get(&key).is_some_and(RefreshToken::is_unspent)
     }
 
     /// Ends the time of all access tokens.
@@ -287,16 +331,23 @@ impl Records {
         ledger.living_access_tokens =
             self.access_tokens.values().filter(|token| now < token.expires).count();
         ledger.living_refresh_tokens =
-            self.refresh_tokens.values().filter(|token| !token.spent).count();
+            self.refresh_tokens.values().filter(|token| token.is_unspent()).count();
         ledger
     }
 
-    fn issue(&mut self, grant: GrantId, scopes: &BTreeSet<String>, moment: &Moment<'_>) -> Issued {
+    fn issue(
+        &mut self,
+        grant: GrantId,
+        parent: Option<String>,
+        scopes: &BTreeSet<String>,
+        moment: &Moment<'_>,
+    ) -> Issued {
         let access_token = moment.fresh("demo-at-");
         let refresh_token = moment.fresh("demo-rt-");
         let expires = moment.now.saturating_add(moment.access_token_ms);
         self.access_tokens.insert(digest(&access_token), AccessToken { grant, expires });
-        self.refresh_tokens.insert(digest(&refresh_token), RefreshToken { grant, spent: false });
+        let token = RefreshToken { grant, spent_at: None, parent, superseded: false };
+        self.refresh_tokens.insert(digest(&refresh_token), token);
         self.ledger.tokens_issued += 1;
         Issued {
             access_token,
@@ -316,7 +367,17 @@ impl Records {
     /// Keeps the state from growing with what nobody can use any more.
     fn forget_the_dead(&mut self, now: u64) {
         self.codes.retain(|_, code| !matches!(code, Code::Open { expires, .. } if *expires <= now));
-        self.access_tokens.retain(|_, token| now < token.expires);
+        // Rarely, for it looks at all of them.
+        if self.access_tokens.len() >= self.tidy_at {
+            self.access_tokens.retain(|_, token| now < token.expires);
+            self.tidy_at = (2 * self.access_tokens.len()).max(TIDY_AT);
+        }
+    }
+}
+
+impl RefreshToken {
+    fn is_unspent(&self) -> bool {
+        self.spent_at.is_none()
     }
 }
 

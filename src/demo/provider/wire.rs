@@ -256,6 +256,7 @@ mod tests {
             client_secret: "p&=+ %é".to_owned(),
             redirect_uris: Vec::new(),
             access_token_lifetime: Duration::from_secs(300),
+            refresh_grace: Duration::ZERO,
             state_file: None,
             issuer: "http://127.0.0.1:1".to_owned(),
             clock: Arc::new(|| 0),

@@ -66,6 +66,7 @@ pub(super) fn grant(model: grants::Model, key: GrantKey) -> Result<Grant, Storag
         failures: u32::try_from(model.failures).unwrap_or(u32::MAX),
         next_attempt_at: model.next_attempt_at.map(Timestamp::from_millis),
         last_error: model.last_error,
+        last_used_at: model.last_used_at.map(Timestamp::from_millis),
     })
 }
 

@@ -34,6 +34,8 @@ pub struct Lease {
     pub fallback: Option<SecretString>,
     /// Whether an earlier refresh may have been sent without its answer being stored.
     pub intent_was_open: bool,
+    /// Since when a refresh token may have been sent, on the database's clock.
+    pub intent_at: Timestamp,
 }
 
 /// What became of a refresh's answer.
@@ -112,6 +114,7 @@ impl Storage {
             refresh_token,
             fallback,
             intent_was_open: model.intent_at.is_some_and(|at| at < claimed_at),
+            intent_at: Timestamp::from_millis(model.intent_at.unwrap_or(claimed_at)),
         }))
     }
 
@@ -236,6 +239,7 @@ impl Storage {
                 grants::Column::ExpiresAt,
                 Expr::value(access.expires_at.map(Timestamp::millis)),
             )
+            .col_expr(grants::Column::NextRefreshAt, Expr::value(self.first_look(access).millis()))
             .col_expr(grants::Column::LastAnswer, Expr::value(Option::<Vec<u8>>::None))
             .col_expr(grants::Column::Failures, Expr::value(0_i64))
             .col_expr(grants::Column::NextAttemptAt, Expr::value(Option::<i64>::None))
@@ -293,6 +297,7 @@ impl Storage {
             .commit_columns(grant, refresh_token)
             .col_expr(grants::Column::State, Expr::value(ACTIVE))
             .col_expr(grants::Column::NextAttemptAt, self.now_expr().add(millis(wait)))
+            .col_expr(grants::Column::NextRefreshAt, self.now_expr().add(millis(wait)))
             .col_expr(grants::Column::LastAnswer, Expr::value(sealed))
             .col_expr(grants::Column::Failures, Expr::col(grants::Column::Failures).add(1_i64))
             .col_expr(grants::Column::LastError, Expr::value(reason))
@@ -335,6 +340,7 @@ impl Storage {
         let stored = self
             .commit_columns(grant, None)
             .col_expr(grants::Column::State, Expr::value(REAUTHORIZATION_REQUIRED))
+            .col_expr(grants::Column::NextRefreshAt, Expr::value(Option::<i64>::None))
             .col_expr(grants::Column::LastAnswer, Expr::value(sealed))
             .col_expr(grants::Column::Failures, Expr::col(grants::Column::Failures).add(1_i64))
             .col_expr(grants::Column::LastError, Expr::value(reason))
@@ -421,6 +427,7 @@ impl Storage {
             .col_expr(grants::Column::LeaseOwner, Expr::value(Option::<Vec<u8>>::None))
             .col_expr(grants::Column::LeaseUntil, Expr::value(Option::<i64>::None))
             .col_expr(grants::Column::IntentAt, Expr::value(Option::<i64>::None))
+            .col_expr(grants::Column::NextRefreshAt, Expr::value(Option::<i64>::None))
             .col_expr(grants::Column::LastError, Expr::value(reason))
             .filter(of_version(grant.id, grant.version))
             .exec(&self.db)
@@ -429,7 +436,7 @@ impl Storage {
     }
 }
 
-fn of_version(id: Id, version: Version) -> Condition {
+pub(super) fn of_version(id: Id, version: Version) -> Condition {
     Condition::all()
         .add(grants::Column::Id.eq(id.as_bytes().to_vec()))
         .add(grants::Column::Generation.eq(version.generation))

@@ -44,6 +44,8 @@ pub struct Setup {
     pub settings: Settings,
     pub provider_timeout: Duration,
     pub token_lifetime: Duration,
+    /// For how long the provider takes a refresh token again.
+    pub provider_grace: Duration,
     /// Keep the database of an earlier world.
     pub folder: Option<Arc<TempDir>>,
 }
@@ -138,9 +140,12 @@ impl World {
                 confirmation_ttl: Duration::from_secs(300),
                 // Time stands still here, and an age does not.
                 cache: NO_CACHE,
+                // Nor may a refresh come that the test does not ask for.
+                refresh_ahead: false,
             },
             provider_timeout: Duration::from_secs(10),
             token_lifetime: Duration::from_secs(300),
+            provider_grace: Duration::ZERO,
             folder: None,
         };
         change(&mut setup);
@@ -151,7 +156,7 @@ impl World {
             .iter()
             .map(|provider| format!("{http_url}/oauth2/callback/{}", provider.name))
             .collect();
-        let provider = demo_provider(&provider_url, redirect_uris, setup.token_lifetime, &clock);
+        let provider = demo_provider(&provider_url, redirect_uris, &setup, &clock);
         let stop = CancellationToken::new();
         tokio::spawn(provider.clone().serve(provider_listener, stop.clone().cancelled_owned()));
 
@@ -267,6 +272,8 @@ pub fn provider_at(provider: &str, url: &str) -> Provider {
             ..Endpoints::default()
         },
         revocation_reach: RevocationReach::Grant,
+        refresh_grace: Duration::ZERO,
+        refresh_idle: None,
         client: Registration {
             id: "token-broker".to_owned(),
             auth: ConfiguredAuth::Fixed(ClientAuth::Basic(CLIENT_SECRET.into())),
@@ -279,7 +286,7 @@ pub fn provider_at(provider: &str, url: &str) -> Provider {
 fn demo_provider(
     url: &str,
     redirect_uris: Vec<String>,
-    access_token_lifetime: Duration,
+    setup: &Setup,
     clock: &Arc<AtomicI64>,
 ) -> DemoProvider {
     let clock = Arc::clone(clock);
@@ -288,7 +295,8 @@ fn demo_provider(
         client_id: "token-broker".to_owned(),
         client_secret: CLIENT_SECRET.to_owned(),
         redirect_uris,
-        access_token_lifetime,
+        access_token_lifetime: setup.token_lifetime,
+        refresh_grace: setup.provider_grace,
         state_file: None,
         issuer: url.to_owned(),
         clock: Arc::new(move || u64::try_from(clock.load(Ordering::SeqCst)).unwrap_or(0)),

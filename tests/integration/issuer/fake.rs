@@ -141,6 +141,8 @@ impl Issuer {
             issuer: Some(self.0.url.clone()),
             endpoints: Endpoints::default(),
             revocation_reach: RevocationReach::Token,
+            refresh_grace: std::time::Duration::ZERO,
+            refresh_idle: None,
             client: Client {
                 id: CLIENT_ID.to_owned(),
                 auth: ConfiguredAuth::Offered(CLIENT_SECRET.into()),

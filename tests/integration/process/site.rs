@@ -56,6 +56,7 @@ impl Site {
             client_secret: CLIENT_SECRET.to_owned(),
             redirect_uris: vec![premises.redirect_uri()],
             access_token_lifetime: Duration::from_secs(300),
+            refresh_grace: Duration::ZERO,
             state_file: None,
             issuer: issuer.clone(),
             // The process goes by the real clock, and so does its provider.

@@ -11,11 +11,12 @@ struct Desk {
     records: Records,
     now: u64,
     drawn: Cell<u8>,
+    grace_ms: u64,
 }
 
 impl Desk {
     fn new() -> Self {
-        Self { records: Records::default(), now: 1_000_000, drawn: Cell::new(0) }
+        Self { records: Records::default(), now: 1_000_000, drawn: Cell::new(0), grace_ms: 0 }
     }
 
     fn with<T>(&mut self, change: impl FnOnce(&mut Records, &Moment<'_>) -> T) -> T {
@@ -24,7 +25,12 @@ impl Desk {
             drawn.set(drawn.get() + 1);
             bytes.fill(drawn.get());
         };
-        let moment = Moment { now: self.now, random: &random, access_token_ms: LIFETIME_MS };
+        let moment = Moment {
+            now: self.now,
+            random: &random,
+            access_token_ms: LIFETIME_MS,
+            refresh_grace_ms: self.grace_ms,
+        };
         change(&mut self.records, &moment)
     }
 
@@ -265,4 +271,32 @@ fn a_damaged_file_is_no_empty_state() {
     let path = folder.path().join("provider.json");
     std::fs::write(&path, "{\"codes\":").expect("a writable folder");
     assert!(matches!(Records::load(&path), Err(SetupError::Damaged { .. })));
+}
+
+#[test]
+fn within_the_grace_a_spent_refresh_token_gives_a_sibling() {
+    let mut desk = Desk::new();
+    desk.grace_ms = 30_000;
+    let first = desk.tokens().refresh_token;
+    let lost = desk.refresh(&first, None).expect("tokens");
+    desk.now += 30_000;
+    let kept = desk.refresh(&first, None).expect("tokens");
+    assert!(desk.is_living(&lost.refresh_token) && desk.is_living(&kept.refresh_token));
+    assert_eq!((desk.ledger().reuse_detections, desk.ledger().sends_of_superseded), (0, 0));
+    // The time counts from the first use.
+    desk.now += 1;
+    assert_eq!(error_of(desk.refresh(&first, None)), INVALID_GRANT);
+    assert!(!desk.is_living(&kept.refresh_token));
+    assert_eq!(desk.ledger().reuse_detections, 1);
+}
+
+#[test]
+fn the_grace_ends_when_the_answer_is_known_to_have_arrived() {
+    let mut desk = Desk::new();
+    desk.grace_ms = 30_000;
+    let first = desk.tokens().refresh_token;
+    let second = desk.refresh(&first, None).expect("tokens").refresh_token;
+    desk.refresh(&second, None).expect("tokens");
+    assert_eq!(error_of(desk.refresh(&first, None)), INVALID_GRANT);
+    assert_eq!((desk.ledger().reuse_detections, desk.ledger().sends_of_superseded), (1, 1));
 }

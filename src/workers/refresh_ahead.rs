@@ -1,0 +1,72 @@
+//! Refreshes grants ahead of time, so that callers need not wait for the provider, and keeps refresh
+//! tokens alive that would end unused. What is due is decided elsewhere ([`crate::domain::ahead`]).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use tokio::time::Instant;
+
+use crate::broker::Broker;
+use crate::domain::id::Id;
+
+/// How often it is looked; jitter of a half is added.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// How many grants are claimed at a time.
+const BATCH: u64 = 64;
+
+/// How often it is written down which grants were used.
+const WRITE_DOWN: Duration = Duration::from_secs(5);
+
+/// How many are written down by one statement.
+const AT_ONCE: usize = 500;
+
+/// Works until the broker drains.
+pub async fn run(broker: Arc<Broker>) {
+    let mut written = Instant::now();
+    loop {
+        if written.elapsed() >= WRITE_DOWN {
+            write_down(&broker, &broker.take_used()).await;
+            written = Instant::now();
+        }
+        if round(&broker).await {
+            continue;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(PAUSE + broker.random().jitter(PAUSE / 2)) => {}
+            () = broker.draining().cancelled() => return,
+        }
+    }
+}
+
+async fn write_down(broker: &Broker, used: &[Id]) {
+    for some in used.chunks(AT_ONCE) {
+        // Should this fail, a grant that goes on being used is written down next time.
+        if let Err(error) = broker.storage().note_used(some).await {
+            tracing::warn!(%error, "cannot write down which grants were used");
+            return;
+        }
+    }
+}
+
+/// One batch. True where there may be more to do at once.
+async fn round(broker: &Arc<Broker>) -> bool {
+    if broker.draining().is_cancelled() {
+        return false;
+    }
+    let claimed = async {
+        let now = broker.storage().now().await?;
+        Ok::<_, crate::storage::StorageError>((broker.storage().claim_due(BATCH).await?, now))
+    };
+    let (due, now) = match claimed.await {
+        Ok(claimed) => claimed,
+        Err(error) => {
+            tracing::warn!(%error, "cannot look for grants to refresh ahead");
+            return false;
+        }
+    };
+    let full = due.len() as u64 == BATCH;
+    join_all(due.iter().map(|grant| broker.look_ahead(grant, now))).await;
+    full
+}
