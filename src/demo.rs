@@ -156,6 +156,7 @@ fn demo_provider(
         redirect_uris: vec![format!("http://{}/oauth2/callback/{PROVIDER}", addresses.http)],
         access_token_lifetime: TOKEN_LIFETIME,
         refresh_grace: Duration::ZERO,
+        revocation_reach: RevocationReach::Grant,
         state_file: Some(data.provider_state()),
         issuer: format!("http://{}", addresses.provider),
         clock: Arc::new(move || {

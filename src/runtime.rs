@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -99,14 +100,14 @@ pub async fn run(
     // Nobody waits for it: what is still unknown is asked for when it is needed.
     let learning = Arc::clone(&broker);
     let learning = tokio::spawn(async move { learning.providers().learn_all().await });
-    parts.spawn(named(once(in_contact.clone(), workers::changes::run(Arc::clone(&broker)))));
-    parts.spawn(named(once(in_contact.clone(), workers::intents::run(Arc::clone(&broker)))));
+    let once = |work: Worker| once(in_contact.clone(), stopping.clone(), work);
+    parts.spawn(once(Box::pin(workers::changes::run(Arc::clone(&broker)))));
+    parts.spawn(once(Box::pin(workers::intents::run(Arc::clone(&broker)))));
+    parts.spawn(once(Box::pin(workers::revocations::run(Arc::clone(&broker)))));
+    parts.spawn(once(Box::pin(workers::sweep::run(Arc::clone(&broker)))));
     if broker.settings().refresh_ahead {
-        let ahead = workers::refresh_ahead::run(Arc::clone(&broker));
-        parts.spawn(named(once(in_contact.clone(), ahead)));
+        parts.spawn(once(Box::pin(workers::refresh_ahead::run(Arc::clone(&broker)))));
     }
-    parts.spawn(named(once(in_contact.clone(), workers::revocations::run(Arc::clone(&broker)))));
-    parts.spawn(named(once(in_contact.clone(), workers::sweep::run(Arc::clone(&broker)))));
 
     let end = |token: &CancellationToken| token.clone().cancelled_owned();
     let grpc = grpc::serve(Arc::clone(&broker), listeners.grpc, health, end(&stopping));
@@ -150,20 +151,25 @@ pub async fn run(
     }
 }
 
-/// Begins some work at the first contact with storage, which has its schema by then. Never, where
-/// there is none before the end.
-async fn once(mut in_contact: watch::Receiver<bool>, work: impl Future<Output = ()>) {
+/// Does some work from the first contact with storage on, which has its schema by then. Does nothing
+/// until the end, where there is none.
+async fn once(
+    mut in_contact: watch::Receiver<bool>,
+    stopping: CancellationToken,
+    work: impl Future<Output = ()>,
+) -> Part {
     if in_contact.wait_for(|there| *there).await.is_ok() {
         work.await;
+    } else {
+        // The watch over storage has ended, and says why itself.
+        stopping.cancelled().await;
     }
-}
-
-type Part = Result<(), (&'static str, String)>;
-
-async fn named(worker: impl Future<Output = ()>) -> Part {
-    worker.await;
     Ok(())
 }
+
+type Worker = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+type Part = Result<(), (&'static str, String)>;
 
 fn fault_of(ended: Option<Result<Part, tokio::task::JoinError>>) -> RunError {
     let (part, reason) = match ended {

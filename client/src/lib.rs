@@ -35,14 +35,18 @@
 mod redacted;
 mod refusal;
 
+use std::error::Error;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
+use tonic::Status;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
+use tower::ServiceExt;
+use tower::util::MapErr;
 
 pub use refusal::{Reason, Refusal};
 
@@ -59,8 +63,11 @@ pub const ERROR_DOMAIN: &str = "tokenbroker.v1";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 type Generated = proto::token_broker_service_client::TokenBrokerServiceClient<
-    InterceptedService<Channel, ApiKey>,
+    InterceptedService<Transport, ApiKey>,
 >;
+
+/// A channel whose failures have the code that callers act on.
+type Transport = MapErr<Channel, fn(tonic::transport::Error) -> Status>;
 
 /// The generated client, whose calls carry an API key. Cheap to clone.
 #[derive(Clone)]
@@ -79,8 +86,22 @@ impl Client {
     /// A client over a channel.
     #[must_use]
     pub fn new(channel: Channel, key: ApiKey) -> Self {
-        Self(Generated::new(InterceptedService::new(channel, key)))
+        let transport = channel.map_err(failed as fn(_) -> _);
+        Self(Generated::new(InterceptedService::new(transport, key)))
     }
+}
+
+/// A call that met a connection on its way out was not sent. To its caller that is a server that is
+/// away for a moment, and no cancellation of its own.
+fn failed(error: tonic::transport::Error) -> Status {
+    let mut cause: Option<&dyn Error> = Some(&error);
+    while let Some(error) = cause {
+        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled) {
+            return Status::unavailable("the connection ended before the call was sent");
+        }
+        cause = error.source();
+    }
+    Status::from_error(Box::new(error))
 }
 
 impl Deref for Client {

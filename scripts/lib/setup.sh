@@ -184,6 +184,20 @@ need_postgresql() {
     return 1
 }
 
+# A library that gives one process another clock; where harness/tools.rs looks for it.
+need_faketime() {
+    local why="apt could not install it"
+    if has_faketime || { install "faketime" system_packages faketime && has_faketime; }; then
+        return
+    fi
+    skipped_tests faketime "$why"
+    return 1
+}
+
+has_faketime() {
+    compgen -G "/usr/lib/*/faketime/libfaketime.so.1" >/dev/null
+}
+
 has_postgresql() {
     has initdb && has postgres || compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null
 }

@@ -56,6 +56,7 @@ use self::authorize::PageSeal;
 use self::faults::Faults;
 use self::state::{Exchange, Moment, Records, Refresh};
 use self::wire::{Params, Refusal};
+use crate::domain::provider::RevocationReach;
 
 mod authorize;
 mod endpoints;
@@ -95,6 +96,8 @@ pub struct Settings {
     /// For how long after its first use a refresh token works again, as long as nothing that came
     /// of it has been used. Zero: it works once.
     pub refresh_grace: Duration,
+    /// What a revocation ends besides its token.
+    pub revocation_reach: RevocationReach,
     /// The file that the state survives a restart in; `None` keeps it in memory.
     pub state_file: Option<PathBuf>,
     /// The issuer identifier (RFC 8414 section 2): the base of every endpoint, without a path.
@@ -383,6 +386,7 @@ impl Inner {
             random: &*self.settings.random,
             access_token_ms: millis(self.settings.access_token_lifetime),
             refresh_grace_ms: millis(self.settings.refresh_grace),
+            revocation_reach: self.settings.revocation_reach,
         };
         let mut records = self.records();
         let Some(path) = &self.settings.state_file else {

@@ -6,6 +6,7 @@ pub mod ports;
 pub mod postgres;
 pub mod proxy;
 pub mod servers;
+pub mod soak;
 pub mod tools;
 pub mod world;
 
@@ -19,8 +20,18 @@ pub use world::World;
 /// No test takes this long; one that does hangs, and says so.
 const LIMIT: Duration = Duration::from_secs(120);
 
+/// The same for a test that must wait for what takes its time, or that does very much.
+const LONG: Duration = Duration::from_secs(20 * 60);
+
 /// A test that runs in a runtime of its own.
 pub fn trial<F>(name: impl Into<String>, test: fn() -> F) -> Trial
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    trial_within(LIMIT, name, test)
+}
+
+fn trial_within<F>(limit: Duration, name: impl Into<String>, test: fn() -> F) -> Trial
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -31,13 +42,13 @@ where
             .build()
             .map_err(|error| Failed::from(error.to_string()))?;
         let ended =
-            runtime.block_on(async { tokio::time::timeout(LIMIT, tokio::spawn(test())).await });
+            runtime.block_on(async { tokio::time::timeout(limit, tokio::spawn(test())).await });
         runtime.shutdown_background();
         match ended {
             Ok(Ok(())) => Ok(()),
             // The panic's message has been printed where it arose.
             Ok(Err(error)) => Err(Failed::from(error.to_string())),
-            Err(_) => Err(Failed::from(format!("did not end within {LIMIT:?}"))),
+            Err(_) => Err(Failed::from(format!("did not end within {limit:?}"))),
         }
     })
 }
@@ -47,9 +58,20 @@ pub fn trial_with<F>(tools: &[&'static str], name: impl Into<String>, test: fn()
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let name = name.into();
+    needing(tools, name.into(), |name| trial(name, test))
+}
+
+/// The same for a test that takes long.
+pub fn long_trial_with<F>(tools: &[&'static str], name: impl Into<String>, test: fn() -> F) -> Trial
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    needing(tools, name.into(), |name| trial_within(LONG, name, test))
+}
+
+fn needing(tools: &[&'static str], name: String, trial: impl FnOnce(String) -> Trial) -> Trial {
     let Some(tool) = tools.iter().copied().find(|tool| !tools::is_there(tool)) else {
-        return trial(name, test);
+        return trial(name);
     };
     if std::env::var_os("CI").is_some() {
         return Trial::test(name, move || Err(Failed::from(format!("{tool} is missing"))));

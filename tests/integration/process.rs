@@ -4,16 +4,17 @@
 mod canary;
 pub mod child;
 mod commands;
-mod database;
+pub mod database;
 mod demo;
 mod fleet;
-mod life;
-mod premises;
+pub mod life;
+pub mod premises;
 mod refused;
 mod search;
 mod secrets;
 mod servers;
-mod site;
+pub mod site;
+pub mod weather;
 
 use libtest_mimic::Trial;
 

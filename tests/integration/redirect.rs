@@ -212,6 +212,7 @@ async fn two_providers() -> (World, DemoProvider) {
             redirect_uris: vec![redirect_uri("other"), redirect_uri("acme")],
             access_token_lifetime: setup.token_lifetime,
             refresh_grace: Duration::ZERO,
+            revocation_reach: token_broker::domain::provider::RevocationReach::Grant,
             state_file: None,
             issuer: url.clone(),
             clock: Arc::new(|| BEGINNING.unsigned_abs()),

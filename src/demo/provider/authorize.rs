@@ -239,6 +239,7 @@ mod tests {
     use http::header::HeaderValue;
 
     use super::*;
+    use crate::domain::provider::RevocationReach;
 
     const REDIRECT_URI: &str = "http://127.0.0.1:4000/callback?fixed=1";
 
@@ -249,6 +250,7 @@ mod tests {
             redirect_uris: vec![REDIRECT_URI.to_owned()],
             access_token_lifetime: Duration::from_secs(300),
             refresh_grace: Duration::ZERO,
+            revocation_reach: RevocationReach::Grant,
             state_file: None,
             issuer: "http://127.0.0.1:5000".to_owned(),
             clock: Arc::new(|| 0),

@@ -26,6 +26,8 @@ pub struct Ledger {
     pub code_replays: usize,
     /// Refresh tokens that came a second time, each of which ended its family.
     pub reuse_detections: usize,
+    /// Refresh tokens that came again within the grace, and worked.
+    pub repeats: usize,
     /// Refresh tokens that came though a token that had come of them was used already: their sender
     /// had the answer.
     pub sends_of_superseded: usize,

@@ -15,6 +15,7 @@ use subtle::ConstantTimeEq as _;
 
 use super::wire::{self, Refusal};
 use super::{Ledger, SetupError};
+use crate::domain::provider::RevocationReach;
 
 /// How long a code can be exchanged (RFC 6749 section 4.1.2 allows ten minutes at most).
 pub(super) const CODE_MS: u64 = 60 * 1000;
@@ -31,6 +32,7 @@ pub(super) struct Moment<'a> {
     pub(super) access_token_ms: u64,
     /// For how long after its first use a refresh token works again.
     pub(super) refresh_grace_ms: u64,
+    pub(super) revocation_reach: RevocationReach,
 }
 
 impl Moment<'_> {
@@ -272,6 +274,7 @@ impl Records {
             return Err(Refusal::invalid_scope("scope is empty, or wider than the user allowed"));
         }
         let scopes = scopes.clone();
+        self.ledger.repeats += usize::from(token.spent_at.is_some());
         token.spent_at.get_or_insert(moment.now);
         if let Some(parent) = token.parent.clone()
             && let Some(parent) = self.refresh_tokens.get_mut(&parent)
@@ -281,8 +284,9 @@ impl Records {
         Ok(self.issue(id, Some(key), &scopes, moment))
     }
 
-    /// Revokes a token of either kind (RFC 7009). A refresh token takes its family along, an
-    /// access token goes alone. A token that does not work anyway, a spent refresh token among
+    /// Revokes a token of either kind (RFC 7009). How far that reaches is the provider's own affair:
+    /// a refresh token takes its family along, or everything that its user has allowed, or nothing;
+    /// so does an access token, save that it never takes its family. A token that does not work anyway, a spent refresh token among
     /// them, changes nothing (section 2.2).
     pub(super) fn revoke(&mut self, client_id: &str, token: &str, moment: &Moment<'_>) {
         self.forget_the_dead(moment.now);
@@ -294,8 +298,19 @@ impl Records {
             .filter(|token| token.is_unspent())
             .map(|token| token.grant);
         let owned = |id: &GrantId| self.grants.get(id).is_some_and(|g| g.client_id == client_id);
-        if let Some(id) = refresh.filter(owned) {
-            self.end_grant(id);
+        let everything = moment.revocation_reach == RevocationReach::UserClient;
+        if let Some(id) = refresh.or(access).filter(owned).filter(|_| everything) {
+            let login = self.grants.get(&id).map(|grant| grant.login.clone());
+            let of_user = |grant: &Grant| Some(&grant.login) == login.as_ref();
+            let all: Vec<_> = self.grants.iter().filter(|(_, grant)| of_user(grant)).collect();
+            let all: Vec<_> = all.into_iter().map(|(id, _)| *id).collect();
+            all.into_iter().for_each(|id| self.end_grant(id));
+        } else if let Some(id) = refresh.filter(owned) {
+            if moment.revocation_reach == RevocationReach::Token {
+                self.refresh_tokens.remove(&key);
+            } else {
+                self.end_grant(id);
+            }
         } else if access.filter(owned).is_some() {
             self.access_tokens.remove(&key);
         } else {

@@ -249,6 +249,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::domain::provider::RevocationReach;
 
     fn settings() -> Settings {
         Settings {
@@ -257,6 +258,7 @@ mod tests {
             redirect_uris: Vec::new(),
             access_token_lifetime: Duration::from_secs(300),
             refresh_grace: Duration::ZERO,
+            revocation_reach: RevocationReach::Grant,
             state_file: None,
             issuer: "http://127.0.0.1:1".to_owned(),
             clock: Arc::new(|| 0),

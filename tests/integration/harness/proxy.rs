@@ -13,6 +13,8 @@ use tokio::sync::watch;
 struct Rules {
     /// Those below this one are silent from here on, and stay open.
     frozen_below: u64,
+    /// None is let through, and those that were are closed.
+    cut: bool,
 }
 
 /// A proxy on a free port, for as long as this lives.
@@ -38,6 +40,16 @@ impl Proxy {
         Self { address, rules, made }
     }
 
+    /// Every connection breaks, and new ones end at once, until [`Proxy::mend`].
+    pub fn cut(&self) {
+        self.rules.send_modify(|rules| rules.cut = true);
+    }
+
+    /// New connections work again.
+    pub fn mend(&self) {
+        self.rules.send_modify(|rules| rules.cut = false);
+    }
+
     /// Every connection that is open goes silent; new ones work.
     pub fn freeze(&self) {
         let made = self.made.load(Ordering::SeqCst);
@@ -51,10 +63,16 @@ async fn carry(
     number: u64,
     mut rules: watch::Receiver<Rules>,
 ) {
+    if rules.borrow().cut {
+        return;
+    }
     let Ok(mut far) = TcpStream::connect(target).await else { return };
     let (mut up, mut down) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
     loop {
         let now = *rules.borrow_and_update();
+        if now.cut {
+            return;
+        }
         if number < now.frozen_below {
             // Open, and silent, until something else is decided.
             if rules.changed().await.is_err() {

@@ -13,6 +13,9 @@ pub const NODE: &str = "node";
 /// Python with the packages of `tests/servers/requirements.txt`.
 pub const PYTHON: &str = "python";
 
+/// The library that gives one process another clock.
+pub const FAKETIME: &str = "faketime";
+
 /// The repository.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -26,6 +29,7 @@ pub fn is_there(tool: &str) -> bool {
         // `scripts/test` installs the packages only where Node is new enough for them.
         NODE => find("node").is_some() && root().join("node_modules/oidc-provider").is_dir(),
         PYTHON => python().is_some(),
+        FAKETIME => faketime().is_some(),
         tool => find(tool).is_some(),
     }
 }
@@ -38,6 +42,14 @@ pub fn find(tool: &str) -> Option<PathBuf> {
         .chain(std::env::split_paths(&path))
         .map(|folder| folder.join(tool))
         .find(|candidate| candidate.is_file())
+}
+
+/// libfaketime, where Debian puts it.
+pub fn faketime() -> Option<PathBuf> {
+    let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    folders
+        .map(|folder| folder.path().join("faketime/libfaketime.so.1"))
+        .find(|library| library.is_file())
 }
 
 /// The interpreter of the virtual environment, once its packages are all there.

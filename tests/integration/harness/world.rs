@@ -297,6 +297,7 @@ fn demo_provider(
         redirect_uris,
         access_token_lifetime: setup.token_lifetime,
         refresh_grace: setup.provider_grace,
+        revocation_reach: setup.providers[0].revocation_reach,
         state_file: None,
         issuer: url.to_owned(),
         clock: Arc::new(move || u64::try_from(clock.load(Ordering::SeqCst)).unwrap_or(0)),

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use token_broker_client::{ApiKey, Client};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, Command};
@@ -79,9 +80,21 @@ impl Running {
 
     /// Sends SIGTERM. The signal is on its way when this returns.
     pub async fn send_sigterm(&self) {
-        let pid = self.pid.to_string();
-        let sent = Command::new("sh").args(["-c", "kill -TERM \"$1\"", "sh", &pid]).status().await;
-        assert!(sent.expect("a shell").success(), "no process {pid}");
+        self.send(Signal::TERM);
+    }
+
+    /// Stops the process where it stands, until [`Running::go_on`].
+    pub fn hold_still(&self) {
+        self.send(Signal::STOP);
+    }
+
+    pub fn go_on(&self) {
+        self.send(Signal::CONT);
+    }
+
+    fn send(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).expect("a process id");
+        kill_process(pid, signal).expect("it runs");
     }
 
     /// Waits for the end, with standard input closed.

@@ -33,10 +33,10 @@ pub fn trials() -> Vec<Trial> {
 }
 
 /// What health tells of the service, whenever it changes.
-struct Health(tonic::Streaming<HealthCheckResponse>);
+pub struct Health(tonic::Streaming<HealthCheckResponse>);
 
 impl Health {
-    async fn of(serving: &Serving) -> Self {
+    pub async fn of(serving: &Serving) -> Self {
         let url = format!("http://{}", serving.grpc);
         let channel = token_broker_client::Client::channel(url).expect("a URL").connect().await;
         let service = "tokenbroker.v1.TokenBrokerService".to_owned();
@@ -46,7 +46,7 @@ impl Health {
         Self(watch.expect("a watch").into_inner())
     }
 
-    async fn becomes(&mut self, wanted: ServingStatus) {
+    pub async fn becomes(&mut self, wanted: ServingStatus) {
         let wanted = match wanted {
             ServingStatus::Serving => Told::Serving,
             _ => Told::NotServing,
@@ -316,6 +316,9 @@ async fn commands() {
     server.start();
     let pending = site.run(&["migrate", "--status"]).await;
     assert!(pending.stdout.lines().all(|line| line.starts_with("pending  ")), "{pending:?}");
+    let refused = site.run_with(&["serve"], &[("TOKEN_BROKER__DATABASE__MIGRATE", "false")]).await;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("run `token-broker migrate --config FILE`"), "{refused:?}");
     let done = site.run(&["migrate"]).await;
     assert_eq!(done.code, Some(0), "{done:?}");
     assert!(done.stdout.lines().all(|line| line.ends_with(" (now)")), "{done:?}");

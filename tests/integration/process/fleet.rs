@@ -1,247 +1,236 @@
-//! Three replicas on one PostgreSQL. The judge is the provider's own ledger.
+//! Three replicas on one PostgreSQL that are killed, held still and cut off. The judge is the provider's
+//! own ledger: which refresh token came how often, and what lives.
+//!
+//! How much they do is told in `harness/soak.rs`.
 
+mod ahead;
+mod cached;
+mod clocks;
+mod grants;
+mod herd;
+mod killed;
+mod outbox;
+mod revoked;
+mod stopped;
+mod terminated;
+mod unstored;
+
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
 use libtest_mimic::Trial;
-use sea_orm::{ConnectionTrait, Database};
-use token_broker_client::proto::{self, AuthorizationState};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use sea_orm::{ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement};
 use token_broker_client::{Client, Reason, Refusal};
-use tokio::time::Instant;
 
 use super::child::Serving;
-use super::life::token;
 use super::premises::Premises;
 use super::site::Site;
-use crate::harness::world::{self, authorize, get_token, key};
-use crate::harness::{Browser, postgres, tools, trial_with};
+use crate::harness::postgres;
+use crate::harness::soak::seed;
+use crate::harness::world::{get_token, refresh};
 
 pub fn trials() -> Vec<Trial> {
-    let needs = &[tools::POSTGRESQL];
-    vec![
-        trial_with(needs, "process::fleet::a_herd_on_one_grant_causes_one_refresh", herd_on_one),
-        trial_with(needs, "process::fleet::a_herd_on_many_grants_causes_one_each", herd_on_many),
-        trial_with(needs, "process::fleet::fifty_stale_etags_cause_one_refresh", stale_etags),
-        trial_with(needs, "process::fleet::a_revocation_is_felt_at_once_without_a_cache", revoked),
-        trial_with(needs, "process::fleet::a_revocation_is_felt_within_the_caches_age", noticed),
-        trial_with(
-            needs,
-            "process::fleet::a_watcher_sees_the_redirect_of_another_replica",
-            watched,
-        ),
-        trial_with(
-            needs,
-            "process::fleet::a_killed_refresh_is_taken_up_by_another_replica",
-            killed,
-        ),
-    ]
+    let all = [
+        herd::trials(),
+        revoked::trials(),
+        cached::trials(),
+        killed::trials(),
+        stopped::trials(),
+        terminated::trials(),
+        unstored::trials(),
+        clocks::trials(),
+        outbox::trials(),
+        ahead::trials(),
+    ];
+    all.into_iter().flatten().collect()
+}
+
+/// How many replicas a fleet has.
+const REPLICAS: usize = 3;
+
+/// Clients of the replicas that live.
+#[derive(Default)]
+struct Directory(Mutex<Vec<Option<Client>>>);
+
+impl Directory {
+    fn set(&self, number: usize, client: Option<Client>) {
+        let mut clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if clients.len() <= number {
+            clients.resize(number + 1, None);
+        }
+        clients[number] = client;
+    }
+
+    /// One of those that live, other than this one.
+    fn any(&self, random: &mut StdRng, other_than: Option<usize>) -> (usize, Client) {
+        let clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let living: Vec<_> = clients
+            .iter()
+            .enumerate()
+            .filter(|(number, _)| Some(*number) != other_than)
+            .filter_map(|(number, client)| client.clone().map(|client| (number, client)))
+            .collect();
+        living[random.random_range(0..living.len())].clone()
+    }
 }
 
 struct Fleet {
     site: Site,
-    replicas: Vec<Serving>,
+    replicas: Vec<Option<Serving>>,
+    directory: Arc<Directory>,
+    variables: Vec<(&'static str, String)>,
+    database: DatabaseConnection,
 }
 
 impl Fleet {
-    /// Three replicas; the first is the one that browsers find.
-    async fn start(variables: &[(&str, &str)]) -> Self {
-        let site = Site::at(Premises::on(postgres::database().await)).await;
-        let mut replicas = Vec::new();
-        for number in 0..3 {
-            let mut command = site.command(&["serve"]);
-            command.envs(variables.iter().copied());
-            if number > 0 {
-                command.env("TOKEN_BROKER__HTTP__LISTEN", "127.0.0.1:0");
-            }
-            replicas.push(Serving::start(command).await);
+    async fn start(variables: &[(&'static str, &str)]) -> Self {
+        Self::on(postgres::database().await, Duration::ZERO, variables).await
+    }
+
+    /// At a provider that takes a refresh token again for a while.
+    async fn with_grace(grace: Duration) -> Self {
+        Self::on(postgres::database().await, grace, &[]).await
+    }
+
+    /// The first replica is the one that browsers find.
+    async fn on(database_url: String, grace: Duration, variables: &[(&'static str, &str)]) -> Self {
+        let site = Site::with_grace(Premises::on(database_url.clone()), grace).await;
+        let mut variables: Vec<_> =
+            variables.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        let seconds = format!("{}s", grace.as_secs());
+        variables.push(("TOKEN_BROKER__PROVIDERS__ACME__REFRESH_GRACE", seconds));
+        let database = Database::connect(&database_url).await.expect("it answers");
+        let replicas = (0..REPLICAS).map(|_| None).collect();
+        let directory = Arc::default();
+        let mut fleet = Self { site, replicas, directory, variables, database };
+        for number in 0..REPLICAS {
+            fleet.restart(number).await;
         }
-        Self { site, replicas }
+        fleet
+    }
+
+    /// Starts a replica, with more variables of its own.
+    async fn restart_with(&mut self, number: usize, more: &[(&str, &str)]) {
+        let mut command = self.site.command(&["serve"]);
+        command.envs(self.variables.iter().map(|(name, value)| (*name, value.as_str())));
+        if number > 0 {
+            command.env("TOKEN_BROKER__HTTP__LISTEN", "127.0.0.1:0");
+        }
+        command.envs(more.iter().copied());
+        let serving = Serving::start(command).await;
+        self.directory.set(number, Some(serving.client().await));
+        self.replicas[number] = Some(serving);
+    }
+
+    async fn restart(&mut self, number: usize) {
+        self.restart_with(number, &[]).await;
+    }
+
+    fn replica(&self, number: usize) -> &Serving {
+        self.replicas[number].as_ref().expect("it runs")
+    }
+
+    fn take(&mut self, number: usize) -> Serving {
+        self.replicas[number].take().expect("it runs")
     }
 
     async fn clients(&self) -> Vec<Client> {
-        join_all(self.replicas.iter().map(Serving::client)).await
+        join_all((0..REPLICAS).map(|number| self.replica(number).client())).await
     }
 
     async fn granted(&self, subject: &str) -> String {
-        self.site.granted(&self.replicas[0], subject).await
+        self.site.granted(self.replica(0), subject).await
+    }
+
+    /// SIGKILL.
+    async fn kill(&mut self, number: usize) {
+        self.take(number).kill().await;
+        self.directory.set(number, None);
     }
 
     /// Ends the time of every access token, in the broker's eyes.
     async fn expire(&self) {
-        let database = Database::connect(&self.site.database_url).await.expect("it answers");
         for table in ["grants", "access_tokens"] {
-            let sql = format!("UPDATE {table} SET expires_at = issued_at + 1");
-            database.execute_unprepared(&sql).await.expect("a statement");
+            self.execute(&format!("UPDATE {table} SET expires_at = issued_at + 1")).await;
         }
-        database.close().await.expect("closed");
+    }
+
+    async fn execute(&self, sql: &str) {
+        self.database.execute_unprepared(sql).await.expect("a statement");
+    }
+
+    async fn count(&self, sql: &str) -> usize {
+        let statement = Statement::from_string(DbBackend::Postgres, sql);
+        let row = self.database.query_one_raw(statement).await.expect("a statement");
+        let count: i64 = row.expect("a row").try_get("", "count").expect("a number");
+        usize::try_from(count).expect("no negative number")
+    }
+
+    async fn open_intents(&self) -> usize {
+        self.count("SELECT count(*) FROM grants WHERE intent_at IS NOT NULL").await
+    }
+
+    /// Waits until nobody holds a refresh of which it is not known what became of it.
+    async fn settled(&self) {
+        while self.open_intents().await > 0 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Waits until a statement waits for a lock of somebody else's.
+    async fn waits_for_lock(&self) {
+        let waiting = "SELECT count(*) FROM pg_stat_activity \
+                       WHERE wait_event_type = 'Lock' AND datname = current_database()";
+        while self.count(waiting).await == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Refreshes each subject once, wherever; gives how many of them must authorize again. Any other
+    /// failure is one of the test.
+    async fn lost(&self, subjects: &[String]) -> usize {
+        let mut random = StdRng::seed_from_u64(seed());
+        let mut lost = 0;
+        for subject in subjects {
+            let (_, mut client) = self.directory.any(&mut random, None);
+            let mut ended = client.refresh(refresh(subject)).await;
+            // A breaker that is open says nothing of this grant.
+            while ended.as_ref().is_err_and(|s| reason_of(s) == Reason::ProviderUnavailable) {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                ended = client.refresh(refresh(subject)).await;
+            }
+            match ended {
+                Ok(response) => {
+                    let token = response.into_inner().token.expect("a token").access_token;
+                    assert!(self.site.provider.is_living(&token), "{subject} has a dead token");
+                }
+                Err(status) if reason_of(&status) == Reason::ReauthorizationRequired => lost += 1,
+                Err(status) => panic!("{subject}: {status:?}"),
+            }
+        }
+        lost
+    }
+
+    /// No refresh token was sent while another send of it was under way, nor after its answer had
+    /// been committed.
+    fn assert_no_double(&self) {
+        let ledger = self.site.provider.ledger();
+        assert_eq!((ledger.overlaps, ledger.sends_of_superseded), (0, 0), "{ledger:?}");
     }
 }
 
+fn reason_of(status: &tonic::Status) -> Reason {
+    Refusal::of(status).unwrap_or_else(|| panic!("no refusal: {status:?}")).reason
+}
+
 fn reason<T: std::fmt::Debug>(refused: Result<T, tonic::Status>) -> Reason {
-    Refusal::of(&refused.expect_err("refused")).expect("a refusal").reason
+    reason_of(&refused.expect_err("refused"))
 }
 
 async fn get(mut client: Client, subject: String) -> String {
     let lent = client.get_token(get_token(&subject)).await.expect("a token");
     lent.into_inner().token.expect("a token").access_token
-}
-
-async fn herd_on_one() {
-    const CALLERS: usize = 500;
-
-    let fleet = Fleet::start(&[]).await;
-    let old = fleet.granted("u1").await;
-    fleet.expire().await;
-    let clients = fleet.clients().await;
-    let calls = (0..CALLERS).map(|call| get(clients[call % 3].clone(), "u1".to_owned()));
-    let tokens = join_all(calls).await;
-    assert!(tokens.iter().all(|token| *token == tokens[0] && *token != old));
-    let ledger = fleet.site.provider.ledger();
-    assert_eq!((ledger.refreshes, ledger.reuse_detections), (1, 0));
-}
-
-async fn herd_on_many() {
-    const GRANTS: usize = 100;
-
-    let fleet = Fleet::start(&[]).await;
-    for number in 0..GRANTS {
-        fleet.granted(&format!("u{number}")).await;
-    }
-    fleet.expire().await;
-    let clients = fleet.clients().await;
-    // Each of them from every replica, twice.
-    let calls =
-        (0..GRANTS * 6).map(|call| get(clients[call % 3].clone(), format!("u{}", call / 6)));
-    let tokens = join_all(calls).await;
-    for of_one in tokens.chunks(6) {
-        assert!(of_one.iter().all(|token| *token == of_one[0]), "{of_one:?}");
-    }
-    let ledger = fleet.site.provider.ledger();
-    assert_eq!((ledger.refreshes, ledger.reuse_detections), (GRANTS, 0));
-    assert_eq!(ledger.most_refreshes_of_one_token(), 1);
-}
-
-async fn stale_etags() {
-    const CALLERS: usize = 50;
-
-    let fleet = Fleet::start(&[]).await;
-    fleet.granted("u1").await;
-    let mut clients = fleet.clients().await;
-    let lent = clients[0].get_token(get_token("u1")).await.expect("a token").into_inner();
-    let etag = lent.token.expect("a token").etag;
-    let calls = (0..CALLERS).map(|call| {
-        let (mut client, etag) = (clients[call % 3].clone(), etag.clone());
-        async move {
-            let refresh =
-                proto::RefreshRequest { key: Some(key("u1")), etag, ..Default::default() };
-            let refreshed = client.refresh(refresh).await.expect("a token").into_inner();
-            refreshed.token.expect("a token").access_token
-        }
-    });
-    let tokens = join_all(calls).await;
-    assert!(tokens.iter().all(|token| *token == tokens[0]));
-    assert_eq!(fleet.site.provider.ledger().refreshes, 1);
-}
-
-async fn revoked() {
-    let fleet = Fleet::start(&[]).await;
-    let mut clients = fleet.clients().await;
-    for round in 0..20 {
-        let subject = format!("u{round}");
-        let granted = fleet.granted(&subject).await;
-        for replica in &fleet.replicas {
-            assert_eq!(token(replica, &subject).await, granted);
-        }
-        let revoke = proto::RevokeRequest { key: Some(key(&subject)) };
-        clients[round % 3].revoke(revoke).await.expect("revoked");
-        for client in &mut clients {
-            let refused = client.get_token(get_token(&subject)).await;
-            assert_eq!(reason(refused), Reason::AuthorizationRequired);
-        }
-    }
-}
-
-/// How long a replica may go on serving what was revoked on another.
-const MAX_AGE: Duration = Duration::from_secs(20);
-
-async fn noticed() {
-    let fleet = Fleet::start(&[("TOKEN_BROKER__CACHE__MAX_AGE", "20s")]).await;
-    let mut clients = fleet.clients().await;
-    let mut longest = Duration::ZERO;
-    for round in 0..10 {
-        let subject = format!("u{round}");
-        let granted = fleet.granted(&subject).await;
-        for replica in &fleet.replicas {
-            assert_eq!(token(replica, &subject).await, granted);
-        }
-        let revoke = proto::RevokeRequest { key: Some(key(&subject)) };
-        clients[0].revoke(revoke).await.expect("revoked");
-        let told = Instant::now();
-        // On the replica itself at once.
-        let refused = clients[0].get_token(get_token(&subject)).await;
-        assert_eq!(reason(refused), Reason::AuthorizationRequired);
-        for client in &mut clients[1..] {
-            while client.get_token(get_token(&subject)).await.is_ok() {}
-        }
-        longest = longest.max(told.elapsed());
-    }
-    // A notice makes it much faster than the age that bounds it.
-    assert!(longest < MAX_AGE / 4, "{longest:?}");
-}
-
-async fn watched() {
-    let fleet = Fleet::start(&[]).await;
-    let mut clients = fleet.clients().await;
-    let started = clients[1].authorize(authorize("u1")).await.expect("a link").into_inner();
-    let watch =
-        proto::WatchAuthorizationRequest { authorization_id: started.authorization_id.clone() };
-    let mut seen = clients[2].watch_authorization(watch).await.expect("a stream").into_inner();
-    // The link's host is the first replica.
-    let page = Browser::new().allow(&started.authorization_url).await;
-    let code = page.confirmation_code().expect("a code");
-    let mut states = Vec::new();
-    while let Some(message) = seen.message().await.expect("a message") {
-        let state = message.authorization.expect("it").state();
-        if states.last() != Some(&state) {
-            states.push(state);
-        }
-        if state == AuthorizationState::AwaitingConfirmation {
-            let request = proto::ConfirmAuthorizationRequest {
-                subject: "u1".into(),
-                code: code.clone(),
-                ..Default::default()
-            };
-            clients[1].confirm_authorization(request).await.expect("a grant");
-        }
-    }
-    assert_eq!(states.last(), Some(&AuthorizationState::Authorized));
-}
-
-/// The process ends after the refresh token was sent, and before anything came back.
-async fn killed() {
-    let mut fleet = Fleet::start(&[]).await;
-    let first = fleet.granted("u1").await;
-    let pause = fleet.site.provider.pause_token_endpoint();
-    let calls = fleet.site.provider.ledger().token_calls;
-    let mut client = fleet.replicas[2].client().await;
-    let refreshing = tokio::spawn(async move {
-        let refresh = world::refresh("u1");
-        client.refresh(refresh).await
-    });
-    fleet.site.provider.wait_for_token_calls(calls + 1).await;
-    fleet.replicas.pop().expect("three").kill().await;
-    assert!(refreshing.await.expect("no panic").is_err());
-    drop(pause);
-    // Nobody asks: a worker of another replica takes it up once the lease has ended.
-    fleet.site.provider.wait_for_token_calls(calls + 2).await;
-    let second = loop {
-        let now = token(&fleet.replicas[0], "u1").await;
-        if now != first {
-            break now;
-        }
-    };
-    assert!(fleet.site.provider.is_living(&second));
-    assert_eq!(token(&fleet.replicas[1], "u1").await, second);
-    let ledger = fleet.site.provider.ledger();
-    assert_eq!((ledger.refreshes, ledger.reuse_detections), (2, 0));
 }

@@ -13,20 +13,26 @@ use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use token_broker::crypto::random::Random;
 use token_broker::demo::provider::{DemoProvider, Settings};
+use token_broker::domain::provider::RevocationReach;
 use token_broker_client::proto;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::child::Serving;
 pub use super::premises::{CLIENT_ID, CLIENT_SECRET, ENCRYPTION_KEY, Premises, files, with_line};
+use super::weather::Weather;
 use crate::harness::Browser;
 use crate::harness::world::{authorize, get_token};
+
+/// How long an access token of the provider lives.
+pub const TOKEN_LIFETIME: Duration = Duration::from_secs(300);
 
 pub struct Site {
     premises: Premises,
     pub provider: DemoProvider,
     issuer: String,
     passed: Arc<Passed>,
+    pub weather: Arc<Weather>,
     _serving: DropGuard,
 }
 
@@ -48,6 +54,11 @@ impl Site {
     }
 
     pub async fn at(premises: Premises) -> Self {
+        Self::with_grace(premises, Duration::ZERO).await
+    }
+
+    /// The same with a provider that takes a refresh token again for a while.
+    pub async fn with_grace(premises: Premises, refresh_grace: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let issuer = format!("http://{}", listener.local_addr().expect("an address"));
         let random = Random::system();
@@ -55,8 +66,9 @@ impl Site {
             client_id: CLIENT_ID.to_owned(),
             client_secret: CLIENT_SECRET.to_owned(),
             redirect_uris: vec![premises.redirect_uri()],
-            access_token_lifetime: Duration::from_secs(300),
-            refresh_grace: Duration::ZERO,
+            access_token_lifetime: TOKEN_LIFETIME,
+            refresh_grace,
+            revocation_reach: RevocationReach::Grant,
             state_file: None,
             issuer: issuer.clone(),
             // The process goes by the real clock, and so does its provider.
@@ -68,16 +80,22 @@ impl Site {
         })
         .expect("a provider");
         let passed = Arc::new(Passed::default());
-        let stop = CancellationToken::new();
+        let weather = Arc::new(Weather::default());
+        let (above, stop) = (Arc::clone(&weather), CancellationToken::new());
         let watching = Arc::clone(&passed);
         let router = provider.router().layer(from_fn(move |request: Request, next: Next| {
             let watching = Arc::clone(&watching);
             async move { watching.pass(request, next).await }
         }));
+        let router = router.layer(from_fn(move |request: Request, next: Next| {
+            let above = Arc::clone(&above);
+            async move { above.pass(request, next).await }
+        }));
         let serving =
             axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
         tokio::spawn(serving.into_future());
-        let site = Self { premises, provider, issuer, passed, _serving: stop.drop_guard() };
+        let _serving = stop.drop_guard();
+        let site = Self { premises, provider, issuer, passed, weather, _serving };
         site.write(&site.config());
         site
     }

@@ -11,12 +11,14 @@ use tonic::Code;
 use super::{DEADLINE, LIFETIME, get, refresh};
 use crate::harness::world::get_token;
 use crate::harness::{World, trial};
+use crate::harness::{soak, world};
 
 pub fn trials() -> Vec<Trial> {
     vec![
         trial("refresh::a_refresh_whose_callers_have_gone_is_stored", all_gone),
         trial("refresh::a_deadline_ends_the_call_and_not_the_refresh", deadline),
         trial("refresh::callers_that_go_at_random_moments_lose_nothing", random_moments),
+        trial("refresh::none_of_64_callers_on_sqlite_is_told_of_a_lock", crowd),
         trial("refresh::twenty_grants_and_ten_callers_each_are_twenty_calls", many_grants),
         trial("refresh::an_etag_that_is_not_current_costs_no_call", stale_etag),
         trial("refresh::a_refresh_under_way_is_stored_before_the_broker_ends", graceful_stop),
@@ -83,7 +85,8 @@ async fn random_moments() {
     let random = Random::seeded(1);
     let mut refreshes = 0;
     let mut gone = 0;
-    for round in 0..60 {
+    let rounds = soak::size(100, 1000);
+    for round in 0..rounds {
         let before = get(&world, "u1").await.expect("a token");
         // Every third one is held at the provider, so that the others may still be faster.
         let held = (round % 3 == 0).then(|| world.provider.pause_token_endpoint());
@@ -99,7 +102,7 @@ async fn random_moments() {
         nothing_lost(&world, "u1", refreshes).await;
     }
     // All of the held ones, at least: otherwise this has tested nothing.
-    assert!(gone >= 20, "{gone}");
+    assert!(gone >= rounds / 3, "{gone}");
 }
 
 async fn many_grants() {
@@ -210,4 +213,33 @@ async fn abandoned_stop() {
     let served = served_after(folder).await.access_token;
     assert!(served != old && provider.is_living(&served));
     assert_eq!((provider.ledger().refreshes, provider.ledger().living_refresh_tokens), (1, 1));
+}
+
+/// Each takes one grant through its whole life, on a database that has one writer.
+async fn crowd() {
+    const CALLERS: usize = 64;
+
+    let world = std::sync::Arc::new(World::start().await);
+    let callers: Vec<_> = (0..CALLERS)
+        .map(|number| {
+            let world = std::sync::Arc::clone(&world);
+            tokio::spawn(async move {
+                let subject = format!("u{number}");
+                let mut last = world.granted(&subject).await;
+                for _ in 0..5 {
+                    let next = refresh(&world, &subject, "").await.expect("a token").access_token;
+                    assert_ne!(next, last);
+                    last = get(&world, &subject).await.expect("a token").access_token;
+                    assert_eq!(next, last);
+                }
+                let revoke = proto::RevokeRequest { key: Some(world::key(&subject)) };
+                world.client().revoke(revoke).await.expect("revoked");
+            })
+        })
+        .collect();
+    for caller in callers {
+        caller.await.expect("no caller failed");
+    }
+    let ledger = world.provider.ledger();
+    assert_eq!((ledger.refreshes, ledger.living_refresh_tokens), (5 * CALLERS, 0));
 }

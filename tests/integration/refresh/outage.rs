@@ -6,6 +6,7 @@ use libtest_mimic::Trial;
 use token_broker_client::{Reason, proto};
 
 use super::{LIFETIME, get, get_for, html, json, reason, script, state, with_header};
+use crate::harness::soak;
 use crate::harness::{World, trial};
 
 pub fn trials() -> Vec<Trial> {
@@ -37,7 +38,7 @@ async fn granted(world: &World, count: usize) -> Vec<String> {
 
 async fn down() {
     const GRANTS: usize = 20;
-    const MINUTE: usize = 60;
+    let seconds = soak::size(60, 600);
 
     let world = World::start().await;
     let subjects = granted(&world, GRANTS).await;
@@ -49,7 +50,7 @@ async fn down() {
     }
     let before = world.provider.ledger().refreshes;
     script(&world, vec![html(503); 1000]);
-    for second in 0..MINUTE {
+    for second in 0..seconds {
         for subject in dead {
             assert_eq!(reason(get(&world, subject).await), Reason::ProviderUnavailable);
         }
@@ -61,7 +62,7 @@ async fn down() {
     }
     let calls = world.provider.ledger().refreshes - before;
     // Two attempts for each of the three that found out, and then one call every ten seconds.
-    assert!(calls <= 6 + MINUTE / 10, "{calls} calls");
+    assert!(calls <= 6 + seconds / 10, "{calls} calls");
     for subject in &subjects {
         assert_eq!(state(&world, subject).await, proto::GrantState::Active);
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use libtest_mimic::Trial;
 use token_broker::demo::provider::{ScriptedAnswer, ScriptedEndpoint};
+use token_broker::domain::provider::RevocationReach;
 use token_broker_client::{Reason, proto};
 
 use super::{DEADLINE, LATE, LIFETIME, get, json, outbox_empty, reason, refresh, revoke};
@@ -170,7 +171,14 @@ async fn unsupported() {
 }
 
 async fn new_grant() {
-    let world = World::start().await;
+    for reach in [RevocationReach::Token, RevocationReach::Grant, RevocationReach::UserClient] {
+        new_grant_with(reach).await;
+    }
+}
+
+/// The provider reaches as far as the broker is told that it does.
+async fn new_grant_with(reach: RevocationReach) {
+    let world = World::with(|setup| setup.providers[0].revocation_reach = reach).await;
     world.granted("u1").await;
     script(&world, [json(503, "{}"), json(503, "{}")]);
     assert_eq!(revoke(&world, "u1").await, proto::Revocation::Pending);
@@ -178,10 +186,21 @@ async fn new_grant() {
     let new = world.granted("u1").await;
     assert_eq!(world.broker.storage().count_revocations().await.expect("storage"), 0);
     world.advance(Duration::from_secs(60));
-    assert!(world.provider.is_living(&new));
+    let mut calls = 2;
+    // The same person as another chat user; to end that grant would end this one, too, where a
+    // revocation reaches all that the person has allowed.
+    if reach != RevocationReach::UserClient {
+        world.granted("u2").await;
+        script(&world, [json(503, "{}"), json(503, "{}")]);
+        assert_eq!(revoke(&world, "u2").await, proto::Revocation::Pending);
+        // So the outbox has run.
+        outbox_empty(&world).await;
+        calls += 4;
+    }
+    assert!(world.provider.is_living(&new), "{reach:?}");
     let refreshed = refresh(&world, "u1", "").await.expect("a token").access_token;
-    assert!(world.provider.is_living(&refreshed));
-    assert_eq!(world.provider.ledger().revoke_calls, 2);
+    assert!(world.provider.is_living(&refreshed), "{reach:?}");
+    assert_eq!(world.provider.ledger().revoke_calls, calls);
 }
 
 async fn redirect() {

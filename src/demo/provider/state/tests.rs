@@ -12,11 +12,18 @@ struct Desk {
     now: u64,
     drawn: Cell<u8>,
     grace_ms: u64,
+    reach: RevocationReach,
 }
 
 impl Desk {
     fn new() -> Self {
-        Self { records: Records::default(), now: 1_000_000, drawn: Cell::new(0), grace_ms: 0 }
+        Self {
+            records: Records::default(),
+            now: 1_000_000,
+            drawn: Cell::new(0),
+            grace_ms: 0,
+            reach: RevocationReach::Grant,
+        }
     }
 
     fn with<T>(&mut self, change: impl FnOnce(&mut Records, &Moment<'_>) -> T) -> T {
@@ -30,6 +37,7 @@ impl Desk {
             random: &random,
             access_token_ms: LIFETIME_MS,
             refresh_grace_ms: self.grace_ms,
+            revocation_reach: self.reach,
         };
         change(&mut self.records, &moment)
     }
@@ -299,4 +307,21 @@ fn the_grace_ends_when_the_answer_is_known_to_have_arrived() {
     desk.refresh(&second, None).expect("tokens");
     assert_eq!(error_of(desk.refresh(&first, None)), INVALID_GRANT);
     assert_eq!((desk.ledger().reuse_detections, desk.ledger().sends_of_superseded), (1, 1));
+}
+
+#[test]
+fn a_revocation_reaches_as_far_as_it_is_told() {
+    for (reach, family, other) in [
+        (RevocationReach::Token, true, true),
+        (RevocationReach::Grant, false, true),
+        (RevocationReach::UserClient, false, false),
+    ] {
+        let mut desk = Desk::new();
+        desk.reach = reach;
+        let (one, another) = (desk.tokens(), desk.tokens());
+        desk.revoke(&one.refresh_token);
+        assert!(!desk.is_living(&one.refresh_token));
+        assert_eq!(desk.is_living(&one.access_token), family, "{reach:?}");
+        assert_eq!(desk.is_living(&another.refresh_token), other, "{reach:?}");
+    }
 }

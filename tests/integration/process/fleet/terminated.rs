@@ -1,0 +1,112 @@
+//! SIGTERM under load: whoever tries once more, elsewhere, sees no failure.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use libtest_mimic::Trial;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use token_broker_client::Client;
+use tokio::time::Instant;
+use tonic::{Code, Status};
+
+use super::grants::seed_grants;
+use super::{Directory, Fleet};
+use crate::harness::soak::{report, seed, size};
+use crate::harness::world::{get_token, refresh};
+use crate::harness::{tools, trial_with};
+use crate::process::weather::Conditions;
+
+pub fn trials() -> Vec<Trial> {
+    let needs = &[tools::POSTGRESQL];
+    vec![trial_with(
+        needs,
+        "process::fleet::a_replica_that_is_terminated_under_load_fails_nobody_who_tries_twice",
+        terminated,
+    )]
+}
+
+const CALLERS: usize = 24;
+
+/// One call in ten refreshes.
+async fn call(client: &mut Client, subject: &str, refreshes: bool) -> Result<(), Status> {
+    if refreshes {
+        client.refresh(refresh(subject)).await.map(drop)
+    } else {
+        client.get_token(get_token(subject)).await.map(drop)
+    }
+}
+
+async fn with_one_more_try(
+    directory: &Directory,
+    random: &mut StdRng,
+    subject: &str,
+) -> Result<(), Status> {
+    let refreshes = random.random_range(0..10) == 0;
+    let (first, mut client) = directory.any(random, None);
+    match call(&mut client, subject, refreshes).await {
+        Err(status) if status.code() == Code::Unavailable => {
+            let (_, mut another) = directory.any(random, Some(first));
+            call(&mut another, subject, refreshes).await
+        }
+        ended => ended,
+    }
+}
+
+async fn terminated() {
+    let mut fleet = Fleet::with_grace(Duration::from_secs(30)).await;
+    let subjects = seed_grants(&fleet, 30).await;
+    fleet
+        .site
+        .weather
+        .set(seed(), Conditions { after: Duration::from_millis(200), ..Conditions::default() });
+    let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let callers: Vec<_> = (0..CALLERS)
+        .map(|number| {
+            let (stop, served) = (Arc::clone(&stop), Arc::clone(&served));
+            let (directory, subjects) = (Arc::clone(&fleet.directory), subjects.clone());
+            let seed = seed() + u64::try_from(number).expect("small");
+            tokio::spawn(async move {
+                let mut random = StdRng::seed_from_u64(seed);
+                while !stop.load(Ordering::SeqCst) {
+                    let subject = &subjects[random.random_range(0..subjects.len())];
+                    let ended = with_one_more_try(&directory, &mut random, subject).await;
+                    ended.unwrap_or_else(|status| panic!("{subject}: {status:?}"));
+                    served.fetch_add(1, Ordering::SeqCst);
+                }
+            })
+        })
+        .collect();
+    let more = |count: usize| {
+        let (wanted, served) = (served.load(Ordering::SeqCst) + count, Arc::clone(&served));
+        async move {
+            while served.load(Ordering::SeqCst) < wanted {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    };
+    let mut longest = Duration::ZERO;
+    for number in 0..size(2, 12) {
+        let number = number % 3;
+        more(300).await;
+        // Callers go on finding it: nobody has told them.
+        let serving = fleet.take(number);
+        let began = Instant::now();
+        let ended = serving.terminate().await;
+        longest = longest.max(began.elapsed());
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        more(300).await;
+        fleet.restart(number).await;
+    }
+    stop.store(true, Ordering::SeqCst);
+    for caller in callers {
+        caller.await.expect("every call was served");
+    }
+    assert!(longest < Duration::from_secs(15), "{longest:?}");
+    fleet.settled().await;
+    assert_eq!(fleet.lost(&subjects).await, 0);
+    fleet.assert_no_double();
+    let served = served.load(Ordering::SeqCst);
+    report("terminated", &format!("{served} calls, none failed; the longest end took {longest:?}"));
+}
