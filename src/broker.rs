@@ -40,6 +40,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::token::{DoomedToken, RawAnswer};
 use crate::provider::{Directory, Http, response};
 use crate::storage::{Disposal, Storage, StorageError};
+use crate::telemetry::Metrics;
 
 /// How long a result that cannot be stored waits before the next try.
 const STORE_AGAIN: Duration = Duration::from_secs(1);
@@ -60,6 +61,7 @@ pub struct Broker {
     settled: settled::Settled,
     cache: cache::TokenCache,
     used: used::Used,
+    metrics: Metrics,
 }
 
 /// What the operator chose.
@@ -94,6 +96,8 @@ pub struct Parts {
     pub bots: Vec<Bot>,
     /// What the operator chose.
     pub settings: Settings,
+    /// Where things are counted.
+    pub metrics: Metrics,
 }
 
 impl Broker {
@@ -115,6 +119,7 @@ impl Broker {
             draining: CancellationToken::new(),
             settled: settled::Settled::default(),
             used: used::Used::default(),
+            metrics: parts.metrics,
             cache: cache::TokenCache::new(parts.settings.cache),
             settings: parts.settings,
         })
@@ -176,7 +181,21 @@ impl Broker {
         }
     }
 
-    fn storage_answers(&self) -> bool {
+    /// Where things are counted.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// The providers, and whether calls to them are stopped here.
+    #[must_use]
+    pub fn breakers(&self) -> Vec<(Name, bool)> {
+        self.breakers.iter().map(|(name, breaker)| (name.clone(), breaker.is_open())).collect()
+    }
+
+    /// Whether the database answered when it was last asked.
+    #[must_use]
+    pub fn storage_answers(&self) -> bool {
         self.settled.answers()
     }
 

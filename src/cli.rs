@@ -22,6 +22,7 @@ use crate::crypto::random::Random;
 use crate::demo;
 use crate::provider::{Egress, Http};
 use crate::storage::{Clock, Settings, Storage};
+use crate::telemetry::Metrics;
 
 /// Brokers OAuth 2.0 tokens for chat bots, over gRPC.
 #[derive(Debug, Parser)]
@@ -150,9 +151,9 @@ fn storage_settings(config: &Config) -> Settings {
 }
 
 /// How providers are called.
-fn http(config: &Config) -> anyhow::Result<Http> {
+fn http(config: &Config, metrics: Metrics) -> anyhow::Result<Http> {
     let egress = Egress::new(&config.providers, config.egress.allowed_networks.clone());
-    Http::new(egress).context("cannot set up TLS for calls to providers")
+    Http::new(egress, metrics).context("cannot set up TLS for calls to providers")
 }
 
 /// Opens the database for a command, which needs it now.

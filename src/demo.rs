@@ -30,7 +30,7 @@ use crate::domain::scope::Scopes;
 use crate::provider::{Egress, Http};
 use crate::runtime::{self, Listeners};
 use crate::storage::{Clock, Storage};
-use crate::telemetry::{self, Format, Output};
+use crate::telemetry::{self, Format, Metrics, Output};
 use crate::workers::contact::Schema;
 
 /// The chat user.
@@ -65,7 +65,7 @@ pub struct Arguments {
 pub async fn run(arguments: Arguments, stop: CancellationToken) -> anyhow::Result<ExitCode> {
     let random = Random::system();
     let data = DataDirectory::open(arguments.data_dir, &random)?;
-    telemetry::init("info", Format::Text, Output::File(data.log_file()?))
+    let telemetry = telemetry::init("info", Format::Text, Output::File(data.log_file()?), None)
         .map_err(|error| anyhow::anyhow!("telemetry: {error}"))?;
 
     let mut notes = Vec::new();
@@ -85,7 +85,7 @@ pub async fn run(arguments: Arguments, stop: CancellationToken) -> anyhow::Resul
     let provider = demo_provider(&addresses, &data, &random)?;
     let ending = CancellationToken::new();
     let serving = tokio::spawn(provider.serve(provider_listener, ending.clone().cancelled_owned()));
-    let broker = broker(&addresses, &data, random).await?;
+    let broker = broker(&addresses, &data, random, telemetry.metrics).await?;
     let running = tokio::spawn(runtime::run(broker, listeners, Schema::Ready, ending.clone()));
 
     let client = client(&addresses, &data.api_key).await?;
@@ -171,6 +171,7 @@ async fn broker(
     addresses: &Addresses,
     data: &DataDirectory,
     random: Random,
+    metrics: Metrics,
 ) -> anyhow::Result<Arc<Broker>> {
     let keyring = Arc::new(data.keyring()?);
     let settings = crate::storage::Settings {
@@ -215,7 +216,8 @@ async fn broker(
     };
     Ok(Broker::new(Parts {
         storage,
-        http: Http::new(Egress::new([&provider], Vec::new())).context("cannot set up TLS")?,
+        http: Http::new(Egress::new([&provider], Vec::new()), metrics.clone())
+            .context("cannot set up TLS")?,
         keyring,
         random,
         providers: vec![provider],
@@ -228,6 +230,7 @@ async fn broker(
             // What happens is what the user asks for.
             refresh_ahead: false,
         },
+        metrics,
     }))
 }
 

@@ -1,5 +1,6 @@
 //! The gRPC edge: parse, call the broker, render.
 
+mod call;
 mod caller;
 mod convert;
 mod error;

@@ -21,7 +21,7 @@ use tracing::Instrument;
 pub use ops::Readiness;
 
 use crate::broker::Broker;
-use crate::telemetry;
+use crate::telemetry::{self, Metrics};
 
 /// The largest form that a provider may post, in bytes.
 const MAX_FORM: usize = 64 * 1024;
@@ -40,8 +40,8 @@ pub fn public_router(broker: Arc<Broker>) -> Router {
 }
 
 /// Everything on the private listener.
-pub fn ops_router(readiness: Readiness) -> Router {
-    ops::router(readiness)
+pub fn ops_router(readiness: Readiness, metrics: Metrics) -> Router {
+    ops::router(readiness, metrics)
 }
 
 /// Serves a router until `shutdown`, and then until the requests under way have ended.

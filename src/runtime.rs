@@ -104,6 +104,7 @@ pub async fn run(
     parts.spawn(once(Box::pin(workers::changes::run(Arc::clone(&broker)))));
     parts.spawn(once(Box::pin(workers::intents::run(Arc::clone(&broker)))));
     parts.spawn(once(Box::pin(workers::revocations::run(Arc::clone(&broker)))));
+    parts.spawn(once(Box::pin(workers::figures::run(Arc::clone(&broker)))));
     parts.spawn(once(Box::pin(workers::sweep::run(Arc::clone(&broker)))));
     if broker.settings().refresh_ahead {
         parts.spawn(once(Box::pin(workers::refresh_ahead::run(Arc::clone(&broker)))));
@@ -116,7 +117,7 @@ pub async fn run(
     let public = http::public_router(Arc::clone(&broker));
     for (part, router, listener) in [
         ("the redirect listener", public, listeners.http),
-        ("the ops listener", http::ops_router(readiness), listeners.ops),
+        ("the ops listener", http::ops_router(readiness, broker.metrics().clone()), listeners.ops),
     ] {
         let serving = http::serve(router, listener, end(&stopping));
         parts.spawn(async move { serving.await.map_err(|error| (part, error.to_string())) });

@@ -1,10 +1,22 @@
-//! Logs with trace ids.
+//! Logs, traces and metrics.
 //!
 //! Every log line of a call carries the trace id that an error page or an internal error shows, so
-//! that an operator finds the one by the other.
+//! that an operator finds the one by the other. Traces and metrics go out by OTLP where an endpoint is
+//! configured; metrics can always be read from `/metrics`.
+
+mod metrics;
+mod traces;
+
+use std::time::Duration;
 
 use opentelemetry::trace::{TraceContextExt, TracerProvider};
-use opentelemetry_sdk::trace::SdkTracerProvider;
+use opentelemetry::{InstrumentationScope, KeyValue};
+use opentelemetry_otlp::{
+    ExporterBuildError, MetricExporter, SpanExporter, WithExportConfig as _, WithTonicConfig as _,
+};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+use tonic::transport::ClientTlsConfig;
 use tracing::{Level, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::filter::Targets;
@@ -12,6 +24,13 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
+use url::Url;
+
+pub use metrics::{DatabaseFigures, Metrics, ProcessFigures, TEXT_FORMAT};
+pub use traces::{Caller, pass_on};
+
+/// How long one export may take.
+const EXPORT: Duration = Duration::from_secs(3);
 
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,18 +50,89 @@ pub enum Output {
     File(std::fs::File),
 }
 
-/// Begins logging, and giving trace ids.
+/// Why telemetry could not begin.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct SetupError(String);
+
+/// Where traces and metrics go.
+#[derive(Debug, Clone)]
+pub struct Otlp {
+    /// A collector that speaks OTLP over gRPC.
+    pub endpoint: Url,
+}
+
+impl Otlp {
+    fn spans(&self) -> Result<SpanExporter, SetupError> {
+        let exporter = SpanExporter::builder().with_tonic().with_endpoint(self.endpoint.as_str());
+        exporter.with_timeout(EXPORT).with_tls_config(tls()).build().map_err(unusable)
+    }
+
+    fn metrics(&self) -> Result<MetricExporter, SetupError> {
+        let exporter = MetricExporter::builder().with_tonic().with_endpoint(self.endpoint.as_str());
+        exporter.with_timeout(EXPORT).with_tls_config(tls()).build().map_err(unusable)
+    }
+}
+
+/// By default there are no roots.
+fn tls() -> ClientTlsConfig {
+    ClientTlsConfig::new().with_enabled_roots()
+}
+
+fn unusable(error: ExporterBuildError) -> SetupError {
+    SetupError(error.to_string())
+}
+
+/// What has begun, and is to be ended.
+#[derive(Debug)]
+pub struct Telemetry {
+    /// What is counted.
+    pub metrics: Metrics,
+    tracers: SdkTracerProvider,
+}
+
+impl Telemetry {
+    /// Sends what was not sent yet. Takes 11 s at most, where the collector does not answer.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "ending blocks, and what it waits for runs on the runtime's threads"
+    )]
+    pub async fn end(self) {
+        let ending = tokio::task::spawn_blocking(move || {
+            self.metrics.end();
+            // The last, for without it log lines have no trace id.
+            let ended = self.tracers.shutdown_with_timeout(2 * EXPORT);
+            if let Err(error) = ended {
+                tracing::warn!(%error, "the last spans were not sent");
+            }
+        });
+        if let Err(crash) = ending.await {
+            tracing::error!(error = %crash, "telemetry did not end");
+        }
+    }
+}
+
+/// Begins logging, tracing and counting. To be called inside the runtime.
 ///
 /// # Errors
 ///
-/// Where `filter` is no filter directive, or logging has begun before.
+/// [`SetupError`] where `filter` is no filter directive, the endpoint cannot be used, or logging has begun
+/// before.
 pub fn init(
     filter: &str,
     format: Format,
     output: Output,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let filter = EnvFilter::try_new(filter)?;
-    let tracer = SdkTracerProvider::builder().build().tracer("token-broker");
+    otlp: Option<&Otlp>,
+) -> Result<Telemetry, SetupError> {
+    let filter = EnvFilter::try_new(filter).map_err(|error| SetupError(error.to_string()))?;
+    let tracers = SdkTracerProvider::builder().with_resource(resource());
+    let tracers = match otlp {
+        // Which traces that no caller has begun are recorded: OTEL_TRACES_SAMPLER, or else all.
+        Some(otlp) => tracers.with_batch_exporter(otlp.spans()?),
+        // Ids for the log, and nothing else.
+        None => tracers.with_sampler(Sampler::AlwaysOff),
+    };
+    let tracers = tracers.build();
     let writer = match output {
         Output::StandardError => BoxMakeWriter::new(std::io::stderr),
         Output::File(file) => BoxMakeWriter::new(std::sync::Mutex::new(file)),
@@ -53,19 +143,47 @@ pub fn init(
         Format::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
         Format::Text => lines.boxed(),
     };
-    // Each layer has its own filter: a call has a trace id however little is logged.
+    // Each layer has its own filter: a call has a trace id however little is logged. Nothing but the
+    // service's own: what the exporter does must not be exported.
     let traced = Targets::new().with_target("token_broker", Level::INFO);
+    let spans = tracing_opentelemetry::layer()
+        .with_tracer(tracers.tracer_with_scope(scope()))
+        .with_location(false)
+        .with_threads(false)
+        .with_target(false)
+        .with_tracked_inactivity(false)
+        .with_filter(traced);
     tracing_subscriber::registry()
-        .with(tracing_opentelemetry::layer().with_tracer(tracer).with_filter(traced))
+        .with(spans)
         .with(lines.with_filter(filter))
-        .try_init()?;
-    Ok(())
+        .try_init()
+        .map_err(|error| SetupError(error.to_string()))?;
+    Ok(Telemetry { metrics: Metrics::new(otlp)?, tracers })
+}
+
+/// Who tells: the environment (`OTEL_RESOURCE_ATTRIBUTES`) may add to it.
+fn resource() -> Resource {
+    Resource::builder()
+        .with_service_name("token-broker")
+        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+        .build()
+}
+
+fn scope() -> InstrumentationScope {
+    InstrumentationScope::builder("token-broker").with_version(env!("CARGO_PKG_VERSION")).build()
 }
 
 /// The trace id of the current span: 32 hexadecimal digits, all zero where there is no trace.
 #[must_use]
 pub fn trace_id() -> String {
     trace_id_of(&Span::current())
+}
+
+/// Whether the current span's trace is recorded.
+#[must_use]
+pub fn is_recorded() -> bool {
+    let span = Span::current();
+    !span.is_disabled() && span.context().span().span_context().is_sampled()
 }
 
 /// Writes a span's trace id into its field `trace_id`.

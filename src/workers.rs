@@ -3,6 +3,7 @@
 
 pub mod changes;
 pub mod contact;
+pub mod figures;
 pub mod intents;
 pub mod refresh_ahead;
 pub mod revocations;

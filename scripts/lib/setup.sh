@@ -184,6 +184,30 @@ need_postgresql() {
     return 1
 }
 
+# What Prometheus checks metrics and rules with: taken out of its package, for to install that would start
+# a server.
+need_promtool() {
+    if find_tool promtool >/dev/null || install "promtool" unpack_promtool; then
+        return
+    fi
+    skipped_tests promtool "apt could not download it"
+    return 1
+}
+
+unpack_promtool() {
+    local folder
+    folder=$(mktemp -d .tools/promtool.XXXXXX) || return
+    (
+        cd "$folder" &&
+            { apt-get download prometheus || { apt-get update && apt-get download prometheus; }; } &&
+            dpkg-deb -x prometheus_*.deb . &&
+            cp usr/bin/promtool ../bin/
+    )
+    local ended=$?
+    rm -rf "$folder"
+    return "$ended"
+}
+
 # A library that gives one process another clock; where harness/tools.rs looks for it.
 need_faketime() {
     local why="apt could not install it"

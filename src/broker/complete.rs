@@ -315,6 +315,7 @@ impl Broker {
         if !ended.map_err(|error| unavailable(error.into()))? {
             return Err(Problem::EndedLink);
         }
+        self.metrics.authorization(&provider.name, if denied { "denied" } else { "failed" });
         tracing::info!(authorization.id = %seen.authorization.id, error.code = %error.code, "authorization refused at the provider");
         let mut seen = seen;
         seen.authorization.state = state;

@@ -100,6 +100,7 @@ impl Broker {
             self.storage.authorize(authorization, &tokens, &confirmed.identity, &uncount).await?;
         if let Some(grant) = stored {
             self.cache.forget(authorization.key.hash());
+            self.metrics.authorization(&authorization.key.provider, "authorized");
             tracing::info!(authorization.id = %authorization.id, "authorization confirmed");
             return Ok(grant);
         }
@@ -119,6 +120,7 @@ impl Broker {
         let attempts_left = awaiting.iter().map(|awaiting| awaiting.attempts_left).max();
         for spent in awaiting.iter().filter(|awaiting| awaiting.attempts_left == 0) {
             tracing::warn!(authorization.id = %spent.authorization.id, "too many wrong codes");
+            self.metrics.authorization(&spent.authorization.key.provider, "failed");
             let disposal = self.disposal(&spent.authorization.key.provider);
             let failure = Failure::too_many_wrong_codes();
             self.storage.fail_confirmation(spent, failure, &disposal).await?;

@@ -33,7 +33,7 @@ pub struct Lent {
 }
 
 impl Broker {
-    /// Lends an access token.
+    /// Lends an access token as the database has it, refreshed where it is too short.
     ///
     /// # Errors
     ///
@@ -65,9 +65,6 @@ impl Broker {
     ) -> Result<Lent, BrokerError> {
         self.admit(bot, &request.key)?;
         allowed(bot, &request.key, &request.scopes)?;
-        if let Some(lent) = self.lend_cached(bot, request) {
-            return Ok(lent);
-        }
         let held = match self.held_now(&request.key).await {
             // A bot can go on with a token that it was lent a moment ago.
             Err(BrokerError::StorageUnavailable) => self.held_in_outage(request)?,
@@ -88,9 +85,11 @@ impl Broker {
         lend_to(bot, held, &request.scopes)
     }
 
-    /// A token that was read a moment ago, where it will do. Anything else is asked anew: what a
-    /// user has to settle is never told from memory.
-    fn lend_cached(&self, bot: &Bot, request: &LendRequest) -> Option<Lent> {
+    /// A token that was read a moment ago, where it will do. Anything else is asked anew by
+    /// [`Broker::lend`]: what a user has to settle is never told from memory.
+    pub fn lend_cached(&self, bot: &Bot, request: &LendRequest) -> Option<Lent> {
+        self.admit(bot, &request.key).ok()?;
+        allowed(bot, &request.key, &request.scopes).ok()?;
         let hit = self.cache.get(&request.key, false)?;
         let good = hit
             .held

@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::domain::provider::Provider;
 use crate::provider::Directory;
 use crate::storage::MissingFile;
+use crate::telemetry::Metrics;
 
 /// How many of the newest grants are opened, to see whether the keys fit.
 const ROWS_TO_OPEN: u64 = 100;
@@ -38,7 +39,7 @@ pub(super) async fn run(path: &Path) -> anyhow::Result<ExitCode> {
             Err(error) => say(&format!("{what}: {error:#}")),
         }
     };
-    let directory = Directory::new(http(&config)?, config.providers.clone());
+    let directory = Directory::new(http(&config, Metrics::new(None)?)?, config.providers.clone());
     for provider in directory.iter() {
         let what = format!("provider {}", provider.name);
         tell(&what, known(&directory, provider, &config.http.public_url).await)?;

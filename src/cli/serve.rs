@@ -11,13 +11,24 @@ use crate::config::Config;
 use crate::crypto::random::Random;
 use crate::runtime::{self, Listeners};
 use crate::storage::Storage;
-use crate::telemetry::{self, Output};
+use crate::telemetry::{self, Metrics, Output};
 use crate::workers::contact::Schema;
 
 pub(super) async fn run(config: &Config, stop: CancellationToken) -> anyhow::Result<ExitCode> {
-    let log = &config.telemetry;
-    telemetry::init(&log.log, log.log_format, Output::StandardError)
-        .map_err(|error| anyhow::anyhow!("telemetry: {error}"))?;
+    let told = &config.telemetry;
+    let telemetry =
+        telemetry::init(&told.log, told.log_format, Output::StandardError, told.otlp.as_ref())
+            .map_err(|error| anyhow::anyhow!("telemetry: {error}"))?;
+    let ended = serve(config, telemetry.metrics.clone(), stop).await;
+    telemetry.end().await;
+    ended
+}
+
+async fn serve(
+    config: &Config,
+    metrics: Metrics,
+    stop: CancellationToken,
+) -> anyhow::Result<ExitCode> {
     let (storage, schema) = open(config).await?;
     let listeners = Listeners::bind(config.grpc.listen, config.http.listen, config.ops.listen)
         .await
@@ -36,7 +47,7 @@ pub(super) async fn run(config: &Config, stop: CancellationToken) -> anyhow::Res
     );
     let broker = Broker::new(Parts {
         storage,
-        http: http(config)?,
+        http: http(config, metrics.clone())?,
         keyring: keyring(config)?,
         random: Random::system(),
         providers: config.providers.clone(),
@@ -48,6 +59,7 @@ pub(super) async fn run(config: &Config, stop: CancellationToken) -> anyhow::Res
             cache: config.cache,
             refresh_ahead: true,
         },
+        metrics,
     });
     runtime::run(broker, listeners, schema, stop).await?;
     tracing::info!("stopped");

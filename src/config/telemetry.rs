@@ -1,31 +1,45 @@
 //! `[telemetry]`: what the service tells about itself.
 
 use tracing_subscriber::EnvFilter;
+use url::Url;
 
 use super::problem::Reported;
 use super::section::Section;
 use super::value::{choice, parsed};
 pub use crate::telemetry::Format as LogFormat;
+use crate::telemetry::Otlp;
 
-/// Keys of later versions.
-const UNSUPPORTED: [&str; 1] = ["otlp_endpoint"];
-
-/// The log.
+/// What the service tells about itself, and to whom.
 #[derive(Debug)]
 pub struct Telemetry {
     /// What is logged: directives that [`EnvFilter`] was seen to take.
     pub log: String,
     /// How a line of the log looks.
     pub log_format: LogFormat,
+    /// Where traces and metrics go.
+    pub otlp: Option<Otlp>,
 }
 
 pub(super) fn read(mut section: Section<'_>) -> Result<Telemetry, Reported> {
     let log = section.or("log", "info".to_owned(), parsed(filter));
     let options = [("json", LogFormat::Json), ("text", LogFormat::Text)];
     let log_format = section.or("log_format", LogFormat::Json, choice(&options));
-    section.refuse(&UNSUPPORTED);
+    let otlp = section.optional("otlp_endpoint", parsed(collector));
     section.finish();
-    Ok(Telemetry { log: log?, log_format: log_format? })
+    let otlp = otlp?.map(|endpoint| Otlp { endpoint });
+    Ok(Telemetry { log: log?, log_format: log_format?, otlp })
+}
+
+fn collector(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).ok().filter(|url| {
+        matches!(url.scheme(), "http" | "https") && url.host().is_some() && url.query().is_none()
+    });
+    let plain = url.filter(|url| url.username().is_empty() && url.password().is_none());
+    plain.ok_or_else(|| {
+        "must be the URL of a collector, such as \"http://localhost:4317\"; what the collector asks for \
+         besides goes into the variable OTEL_EXPORTER_OTLP_HEADERS"
+            .to_owned()
+    })
 }
 
 fn filter(text: &str) -> Result<String, String> {
@@ -55,6 +69,7 @@ mod tests {
     fn the_log() {
         let default = telemetry("").expect("a section");
         assert_eq!((default.log.as_str(), default.log_format), ("info", LogFormat::Json));
+        assert!(default.otlp.is_none());
         let text = "telemetry = { log = 'warn,token_broker=trace', log_format = 'text' }";
         assert_eq!(telemetry(text).expect("a section").log_format, LogFormat::Text);
         let text = "telemetry = { log = 'a=b=c', log_format = 'xml', otlp_endpoint = 'x' }";
@@ -62,8 +77,10 @@ mod tests {
             telemetry(text).expect_err("problems"),
             "telemetry.log: must be a level (off, error, warn, info, debug, trace), or directives such as \"info,token_broker=debug\"\n\
              telemetry.log_format: must be \"json\" or \"text\"\n\
-             telemetry.otlp_endpoint: is not supported by this version yet; remove it"
+             telemetry.otlp_endpoint: must be the URL of a collector, such as \"http://localhost:4317\"; what the collector asks for besides goes into the variable OTEL_EXPORTER_OTLP_HEADERS"
         );
+        let endpoint = telemetry("telemetry.otlp_endpoint = 'https://otel.example:4317'");
+        assert!(endpoint.expect("a section").otlp.is_some());
     }
 
     #[test]

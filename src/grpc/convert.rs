@@ -178,6 +178,10 @@ pub(super) fn authorize_request(
     violations.finish(key.zip(scopes).map(|(key, scopes)| AuthorizeRequest { key, scopes, start }))
 }
 
+pub(super) fn get_token_response(lent: Lent) -> proto::GetTokenResponse {
+    proto::GetTokenResponse { token: Some(token(lent)) }
+}
+
 pub(super) fn lend_request(
     namespace: &Name,
     request: proto::GetTokenRequest,

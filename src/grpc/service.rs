@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use futures::{FutureExt, Stream, StreamExt};
 use token_broker_client::proto;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 use tracing::Instrument;
 
+use super::call::{self, Call, Method};
 use super::caller::Callers;
 use super::convert;
 use super::error::CallError;
@@ -17,7 +18,6 @@ use super::generated::token_broker_service_server::TokenBrokerService;
 use super::status::reason_of;
 use crate::broker::{Broker, BrokerError};
 use crate::domain::bot::Bot;
-use crate::telemetry;
 
 #[derive(Debug)]
 pub(super) struct Service {
@@ -31,29 +31,48 @@ impl Service {
         Self { broker, callers }
     }
 
-    /// What every call has in common: who calls and whether it may, one span, and one log line for
-    /// an error.
+    /// Who calls, and whether it may.
+    fn begin<Req>(&self, method: Method, request: &Request<Req>) -> Begun {
+        let mut call = Call::begin(method, request, self.broker.metrics());
+        let admitted = self.admit(method.name, request);
+        if admitted.is_err() {
+            call.distrust();
+        }
+        Begun { call, admitted }
+    }
+
     async fn call<Req, Res, F>(
         &self,
-        method: &'static str,
+        method: Method,
         request: Request<Req>,
         run: impl FnOnce(Arc<Broker>, Arc<Bot>, Req) -> F,
     ) -> Result<Response<Res>, Status>
     where
         F: Future<Output = Result<Res, CallError>>,
     {
-        let span = tracing::info_span!(
-            "rpc",
-            rpc.method = method,
-            bot = tracing::field::Empty,
-            trace_id = tracing::field::Empty,
-        );
-        telemetry::record_trace_id(&span);
+        let begun = self.begin(method, &request);
+        let ended = self.run(begun, |broker, bot| run(broker, bot, request.into_inner())).await;
+        ended.map(|(_, response)| Response::new(response))
+    }
+
+    /// One span, and one log line for an error. The call goes on for as long as the caller of this holds
+    /// it.
+    async fn run<Res, F>(
+        &self,
+        begun: Begun,
+        run: impl FnOnce(Arc<Broker>, Arc<Bot>) -> F,
+    ) -> Result<(Call, Res), Status>
+    where
+        F: Future<Output = Result<Res, CallError>>,
+    {
+        let Begun { mut call, admitted } = begun;
+        let span = call.span();
         async {
-            let result = match self.admit(method, &request) {
+            let span = tracing::Span::current();
+            let result = match admitted {
                 Ok(bot) => {
-                    tracing::Span::current().record("bot", bot.name.as_str());
-                    let run = run(Arc::clone(&self.broker), bot, request.into_inner());
+                    span.record("bot", bot.name.as_str());
+                    let run = run(Arc::clone(&self.broker), bot);
                     AssertUnwindSafe(run).catch_unwind().await.unwrap_or_else(|_| {
                         // The panic has been printed where it arose.
                         tracing::error!("a call crashed");
@@ -62,7 +81,9 @@ impl Service {
                 }
                 Err(error) => Err(error),
             };
-            result.map(Response::new).map_err(refused)
+            let result = result.map_err(refused);
+            call.ends(result.as_ref().map_or_else(Status::code, |_| Code::Ok), &span);
+            result.map(|result| (call, result))
         }
         .instrument(span)
         .await
@@ -81,6 +102,12 @@ impl Service {
     }
 }
 
+/// A call whose caller is known, or refused.
+struct Begun {
+    call: Call,
+    admitted: Result<Arc<Bot>, CallError>,
+}
+
 fn refused(error: CallError) -> Status {
     let reason = reason_of(&error);
     let status = Status::from(error);
@@ -97,7 +124,7 @@ impl TokenBrokerService for Service {
         &self,
         request: Request<proto::AuthorizeRequest>,
     ) -> Result<Response<proto::AuthorizeResponse>, Status> {
-        self.call("Authorize", request, |broker, bot, message| async move {
+        self.call(call::AUTHORIZE, request, |broker, bot, message| async move {
             let request = convert::authorize_request(&bot.namespace, message)?;
             let started = broker.authorize(&bot, request).await?;
             Ok(convert::authorize_response(&started))
@@ -109,7 +136,7 @@ impl TokenBrokerService for Service {
         &self,
         request: Request<proto::GetAuthorizationRequest>,
     ) -> Result<Response<proto::GetAuthorizationResponse>, Status> {
-        self.call("GetAuthorization", request, |broker, bot, message| async move {
+        self.call(call::GET_AUTHORIZATION, request, |broker, bot, message| async move {
             let id = convert::authorization_id(&message.authorization_id)?;
             let view = broker.get_authorization(&bot, id).await?;
             let authorization = Some(convert::authorization(view));
@@ -124,25 +151,28 @@ impl TokenBrokerService for Service {
         &self,
         request: Request<proto::WatchAuthorizationRequest>,
     ) -> Result<Response<WatchStream>, Status> {
-        self.call("WatchAuthorization", request, |broker, bot, message| async move {
+        let begun = self.begin(call::WATCH_AUTHORIZATION, &request);
+        let message = request.into_inner();
+        let watching = self.run(begun, |broker, bot| async move {
             let id = convert::authorization_id(&message.authorization_id)?;
-            let views = broker.watch_authorization(&bot, id).await?;
-            let messages = views.map(|view| {
-                let authorization = Some(convert::authorization(
-                    view.map_err(|error| refused(CallError::Broker(error)))?,
-                ));
-                Ok(proto::WatchAuthorizationResponse { authorization })
-            });
-            Ok(Box::pin(messages) as WatchStream)
-        })
-        .await
+            Ok(broker.watch_authorization(&bot, id).await?)
+        });
+        let (call, views) = watching.await?;
+        let messages = views.map(move |view| {
+            // The call lasts as long as its stream.
+            let _ = &call;
+            let view = view.map_err(|error| refused(CallError::Broker(error)))?;
+            let authorization = Some(convert::authorization(view));
+            Ok(proto::WatchAuthorizationResponse { authorization })
+        });
+        Ok(Response::new(Box::pin(messages)))
     }
 
     async fn confirm_authorization(
         &self,
         request: Request<proto::ConfirmAuthorizationRequest>,
     ) -> Result<Response<proto::ConfirmAuthorizationResponse>, Status> {
-        self.call("ConfirmAuthorization", request, |broker, bot, message| async move {
+        self.call(call::CONFIRM_AUTHORIZATION, request, |broker, bot, message| async move {
             let request = convert::confirm_request(message)?;
             let grant = broker.confirm(&bot, request).await?;
             Ok(proto::ConfirmAuthorizationResponse { grant: Some(convert::grant(&grant)) })
@@ -154,7 +184,7 @@ impl TokenBrokerService for Service {
         &self,
         request: Request<proto::CancelAuthorizationRequest>,
     ) -> Result<Response<proto::CancelAuthorizationResponse>, Status> {
-        self.call("CancelAuthorization", request, |broker, bot, message| async move {
+        self.call(call::CANCEL_AUTHORIZATION, request, |broker, bot, message| async move {
             let id = convert::authorization_id(&message.authorization_id)?;
             let view = broker.cancel(&bot, id).await?;
             let authorization = Some(convert::authorization(view));
@@ -167,19 +197,36 @@ impl TokenBrokerService for Service {
         &self,
         request: Request<proto::GetTokenRequest>,
     ) -> Result<Response<proto::GetTokenResponse>, Status> {
-        self.call("GetToken", request, |broker, bot, message| async move {
-            let request = convert::lend_request(&bot.namespace, message)?;
-            let lent = broker.lend(&bot, request).await?;
-            Ok(proto::GetTokenResponse { token: Some(convert::token(lent)) })
-        })
-        .await
+        let begun = self.begin(call::GET_TOKEN, &request);
+        let message = request.into_inner();
+        let request = match &begun.admitted {
+            Ok(bot) => convert::lend_request(&bot.namespace, message),
+            Err(_) => Err(CallError::Unauthenticated),
+        };
+        // A token from memory costs no span, unless its caller wants to see one.
+        if !begun.call.is_recorded()
+            && let (Ok(bot), Ok(request)) = (&begun.admitted, &request)
+            && let Some(lent) = self.broker.lend_cached(bot, request)
+        {
+            begun.call.answered();
+            return Ok(Response::new(convert::get_token_response(lent)));
+        }
+        let ended = self.run(begun, |broker, bot| async move {
+            let request = request?;
+            let lent = match broker.lend_cached(&bot, &request) {
+                Some(lent) => lent,
+                None => broker.lend(&bot, request).await?,
+            };
+            Ok(convert::get_token_response(lent))
+        });
+        ended.await.map(|(_, response)| Response::new(response))
     }
 
     async fn refresh(
         &self,
         request: Request<proto::RefreshRequest>,
     ) -> Result<Response<proto::RefreshResponse>, Status> {
-        self.call("Refresh", request, |broker, bot, message| async move {
+        self.call(call::REFRESH, request, |broker, bot, message| async move {
             let request = convert::refresh_request(&bot.namespace, message)?;
             let lent = broker.refresh(&bot, request).await?;
             Ok(proto::RefreshResponse { token: Some(convert::token(lent)) })
@@ -191,7 +238,7 @@ impl TokenBrokerService for Service {
         &self,
         request: Request<proto::RevokeRequest>,
     ) -> Result<Response<proto::RevokeResponse>, Status> {
-        self.call("Revoke", request, |broker, bot, message| async move {
+        self.call(call::REVOKE, request, |broker, bot, message| async move {
             let key = convert::grant_key(&bot.namespace, message.key)?;
             let state = broker.revoke(&bot, &key).await?;
             Ok(proto::RevokeResponse { revocation: convert::revocation(state).into() })
@@ -203,7 +250,7 @@ impl TokenBrokerService for Service {
         &self,
         request: Request<proto::RevokeAllRequest>,
     ) -> Result<Response<proto::RevokeAllResponse>, Status> {
-        self.call("RevokeAll", request, |broker, bot, message| async move {
+        self.call(call::REVOKE_ALL, request, |broker, bot, message| async move {
             let mut violations = convert::Violations::default();
             let subject = violations.subject("subject", &message.subject);
             let provider = match message.provider.as_str() {
@@ -225,7 +272,7 @@ impl TokenBrokerService for Service {
         &self,
         request: Request<proto::ListGrantsRequest>,
     ) -> Result<Response<proto::ListGrantsResponse>, Status> {
-        self.call("ListGrants", request, |broker, bot, message| async move {
+        self.call(call::LIST_GRANTS, request, |broker, bot, message| async move {
             let (request, tokens) = convert::grants_page(message)?;
             let (grants, next) = broker.list_grants(&bot, request).await?;
             Ok(proto::ListGrantsResponse {
@@ -242,7 +289,7 @@ impl TokenBrokerService for Service {
         &self,
         request: Request<proto::ListProvidersRequest>,
     ) -> Result<Response<proto::ListProvidersResponse>, Status> {
-        self.call("ListProviders", request, |broker, bot, message| async move {
+        self.call(call::LIST_PROVIDERS, request, |broker, bot, message| async move {
             let (size, after, tokens) = convert::providers_page(&message)?;
             let mut rest = broker.list_providers(&bot, after.as_ref());
             let providers: Vec<_> = rest.by_ref().take(size).map(convert::provider).collect();

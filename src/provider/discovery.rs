@@ -4,7 +4,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::error::ProviderError;
-use super::http::Http;
+use super::http::{Call, Http, Operation};
 use crate::domain::address;
 use crate::domain::provider::{ClientAuth, ConfiguredAuth, Endpoints, OPENID, Provider, Server};
 
@@ -23,7 +23,9 @@ impl Http {
         let places = well_known(issuer)
             .ok_or_else(|| ProviderError::NotSent("the issuer is no URL".to_owned()))?;
         for place in &places {
-            if let Some(metadata) = self.json(place, None).await? {
+            if let Some(metadata) =
+                self.json(Call(Operation::Discovery, &provider.name), place, None).await?
+            {
                 return self.server(provider, issuer, &metadata);
             }
         }
@@ -159,6 +161,7 @@ mod tests {
     use crate::domain::provider::{Client, RevocationReach};
     use crate::domain::scope::Scopes;
     use crate::provider::Egress;
+    use crate::telemetry::Metrics;
 
     const ISSUER: &str = "https://login.acme.example/tenant";
 
@@ -193,7 +196,7 @@ mod tests {
         }
         let provider = acme(endpoints);
         let egress = Egress::new([&*provider], Vec::new());
-        let http = Http::new(egress).expect("TLS");
+        let http = Http::new(egress, Metrics::new(None).expect("metrics")).expect("TLS");
         http.server(&provider, ISSUER, &metadata).map_err(|error| error.to_string())
     }
 

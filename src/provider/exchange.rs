@@ -16,7 +16,7 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::error::ProviderError;
-use super::http::Http;
+use super::http::{Call, Http, Operation};
 use crate::domain::provider::{ClientAuth, Server};
 use crate::domain::token::RawAnswer;
 
@@ -50,7 +50,7 @@ impl Http {
             .request_async(&|request| capture.take(request))
             .await;
         drop(unsent);
-        self.token_answer(capture.request()?).await
+        self.token_answer(Call(Operation::Exchange, &server.name), capture.request()?).await
     }
 
     /// Exchanges a refresh token. Scopes are not sent: absent means unchanged.
@@ -69,7 +69,7 @@ impl Http {
             .request_async(&|request| capture.take(request))
             .await;
         drop(unsent);
-        self.token_answer(capture.request()?).await
+        self.token_answer(Call(Operation::Refresh, &server.name), capture.request()?).await
     }
 }
 

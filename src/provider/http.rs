@@ -1,19 +1,24 @@
 //! One HTTP call to a provider: no redirect, a limit on the whole time and on the size.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Request, StatusCode};
+use opentelemetry::trace::Status;
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use serde_json::Value;
+use tracing::{Instrument, Span};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
 use url::Url;
 
 use super::egress::Egress;
 use super::error::{OAuthError, ProviderError};
 use super::response;
+use crate::domain::name::Name;
 use crate::domain::token::RawAnswer;
+use crate::telemetry::{Metrics, pass_on, record_trace_id};
 
 /// How long one call may take in total, from the first byte sent to the last one read.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,7 +37,36 @@ pub struct Http {
     client: reqwest::Client,
     timeout: Duration,
     egress: Arc<Egress>,
+    metrics: Metrics,
 }
+
+/// What a call is for. Its words stand in metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Operation {
+    Exchange,
+    Refresh,
+    Revoke,
+    Userinfo,
+    Discovery,
+    Keys,
+}
+
+impl Operation {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Exchange => "exchange",
+            Self::Refresh => "refresh",
+            Self::Revoke => "revoke",
+            Self::Userinfo => "userinfo",
+            Self::Discovery => "discovery",
+            Self::Keys => "keys",
+        }
+    }
+}
+
+/// Whom a call goes to, and what for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Call<'a>(pub(super) Operation, pub(super) &'a Name);
 
 impl Http {
     /// A client with the limits of this module.
@@ -40,8 +74,8 @@ impl Http {
     /// # Errors
     ///
     /// [`reqwest::Error`] where TLS cannot be set up.
-    pub fn new(egress: Egress) -> Result<Self, reqwest::Error> {
-        Self::with_timeout(egress, TIMEOUT)
+    pub fn new(egress: Egress, metrics: Metrics) -> Result<Self, reqwest::Error> {
+        Self::with_timeout(egress, metrics, TIMEOUT)
     }
 
     /// A client with another limit on the whole time, for tests of the limit.
@@ -49,7 +83,11 @@ impl Http {
     /// # Errors
     ///
     /// [`reqwest::Error`] where TLS cannot be set up.
-    pub fn with_timeout(egress: Egress, timeout: Duration) -> Result<Self, reqwest::Error> {
+    pub fn with_timeout(
+        egress: Egress,
+        metrics: Metrics,
+        timeout: Duration,
+    ) -> Result<Self, reqwest::Error> {
         let egress = Arc::new(egress);
         // Fails where a provider has been installed already, which then serves.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -72,7 +110,7 @@ impl Http {
             );
             builder().tls_certs_only([]).build()
         })?;
-        Ok(Self { client, timeout, egress })
+        Ok(Self { client, timeout, egress, metrics })
     }
 
     /// Sends a request and reads a token answer: whatever a 2xx carries, for its body may be the
@@ -83,9 +121,10 @@ impl Http {
     /// [`ProviderError`] where there is no 2xx.
     pub(super) async fn token_answer(
         &self,
+        call: Call<'_>,
         request: Request<Vec<u8>>,
     ) -> Result<RawAnswer, ProviderError> {
-        let (status, content_type, body) = self.send(request).await?;
+        let (status, content_type, body) = self.send(call, request).await?;
         let answer = RawAnswer { content_type, body: SecretSlice::from(Vec::from(body)) };
         if status.is_success() {
             return Ok(answer);
@@ -101,6 +140,7 @@ impl Http {
     /// a 4xx or a redirect says, or something that is no JSON.
     pub(super) async fn json(
         &self,
+        call: Call<'_>,
         url: &Url,
         bearer: Option<&SecretString>,
     ) -> Result<Option<Value>, ProviderError> {
@@ -115,7 +155,7 @@ impl Http {
         let request = request
             .body(Vec::new())
             .map_err(|_| ProviderError::NotSent("the endpoint is no URL".to_owned()))?;
-        let (status, _, body) = self.send(request).await?;
+        let (status, _, body) = self.send(call, request).await?;
         if !status.is_success() {
             return Ok(None);
         }
@@ -130,11 +170,33 @@ impl Http {
     /// Sends a request. A 5xx or 429 is an error; any other status is for the caller.
     pub(super) async fn send(
         &self,
-        request: Request<Vec<u8>>,
+        call: Call<'_>,
+        mut request: Request<Vec<u8>>,
     ) -> Result<(StatusCode, String, Bytes), ProviderError> {
-        tokio::time::timeout(self.timeout, self.send_unlimited(request))
+        let Call(operation, provider) = call;
+        let began = Instant::now();
+        let span = span(call, &request);
+        pass_on(&span, request.headers_mut());
+        let sending = self.send_unlimited(request).instrument(span.clone());
+        let sent = tokio::time::timeout(self.timeout, sending)
             .await
-            .unwrap_or_else(|_| Err(ProviderError::NoAnswer("timed out".to_owned())))
+            .unwrap_or_else(|_| Err(ProviderError::NoAnswer("timed out".to_owned())));
+        let outcome = outcome(&sent);
+        self.metrics.provider_call(provider, operation.as_str(), outcome, began.elapsed());
+        match &sent {
+            Ok((status, ..)) => {
+                span.set_attribute("http.response.status_code", i64::from(status.as_u16()));
+            }
+            Err(ProviderError::Broken { status, .. }) => {
+                span.set_attribute("http.response.status_code", i64::from(*status));
+            }
+            Err(_) => {}
+        }
+        if outcome != OK {
+            span.set_attribute("error.type", outcome);
+            span.set_status(Status::error(outcome));
+        }
+        sent
     }
 
     async fn send_unlimited(
@@ -177,6 +239,47 @@ impl Http {
             body.extend_from_slice(&chunk);
         }
         Ok((status, content_type, body.into()))
+    }
+}
+
+const OK: &str = "ok";
+
+/// A span of one HTTP call. Its URL ends before the query, which may hold a secret.
+fn span(call: Call<'_>, request: &Request<Vec<u8>>) -> Span {
+    let Call(operation, provider) = call;
+    let span = tracing::info_span!(
+        "provider call",
+        otel.name = request.method().as_str(),
+        otel.kind = "client",
+        provider = %provider,
+        operation = operation.as_str(),
+        trace_id = tracing::field::Empty,
+    );
+    record_trace_id(&span);
+    span.set_attribute("http.request.method", request.method().to_string());
+    let uri = request.uri();
+    let host = uri.host().unwrap_or_default();
+    let scheme = uri.scheme_str().unwrap_or_default();
+    let port = uri.port_u16().unwrap_or(if scheme == "http" { 80 } else { 443 });
+    span.set_attribute("server.address", host.to_owned());
+    span.set_attribute("server.port", i64::from(port));
+    span.set_attribute("url.full", format!("{scheme}://{host}:{port}{}", uri.path()));
+    span
+}
+
+/// How a call went, in a word.
+fn outcome(sent: &Result<(StatusCode, String, Bytes), ProviderError>) -> &'static str {
+    match sent {
+        Ok((status, ..)) if status.is_success() => OK,
+        Ok((status, ..)) if *status == StatusCode::UNAUTHORIZED => "unauthorized",
+        Ok(_) | Err(ProviderError::Refused { .. }) => "refused",
+        Err(ProviderError::NotSent(_)) => "not_sent",
+        Err(ProviderError::NoAnswer(_)) => "no_answer",
+        Err(ProviderError::Broken { .. }) => "broken",
+        Err(ProviderError::RateLimited { .. }) => "rate_limited",
+        Err(ProviderError::Unauthorized) => "unauthorized",
+        Err(ProviderError::Odd(_)) => "odd",
+        Err(ProviderError::TooLarge(_)) => "too_large",
     }
 }
 

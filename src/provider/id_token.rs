@@ -114,8 +114,11 @@ impl Directory {
             .entry(&server.name)
             .ok_or_else(|| invalid("is of a provider that is not configured"))?;
         let fits = |key: &Jwk| fits(key, header);
-        let keys =
-            entry.keys.with(self.http(), jwks_uri, fits).await.map_err(IdTokenError::Keys)?;
+        let keys = entry
+            .keys
+            .with(self.http(), &server.name, jwks_uri, fits)
+            .await
+            .map_err(IdTokenError::Keys)?;
         Ok(keys.iter().filter(|key| fits(key)).take(MOST_TRIED).cloned().collect())
     }
 }

@@ -9,7 +9,8 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::error::ProviderError;
-use super::http::Http;
+use super::http::{Call, Http, Operation};
+use crate::domain::name::Name;
 
 /// How long keys are used before they are read again: one that was withdrawn must end some time.
 const FRESH: Duration = Duration::from_secs(60 * 60);
@@ -46,6 +47,7 @@ impl Keys {
     pub(super) async fn with(
         &self,
         http: &Http,
+        provider: &Name,
         jwks_uri: &Url,
         wanted: impl Fn(&Jwk) -> bool,
     ) -> Result<Arc<[Jwk]>, ProviderError> {
@@ -64,7 +66,7 @@ impl Keys {
         }
         let error = match &*failed {
             Some((at, error)) if at.elapsed() < PAUSE => error.clone(),
-            _ => match fetch(http, jwks_uri).await {
+            _ => match fetch(http, provider, jwks_uri).await {
                 Ok(keys) => {
                     *failed = None;
                     let read = Read { keys: Arc::clone(&keys), at: Instant::now() };
@@ -86,8 +88,9 @@ impl Keys {
     }
 }
 
-async fn fetch(http: &Http, jwks_uri: &Url) -> Result<Arc<[Jwk]>, ProviderError> {
-    let document = tokio::time::timeout(LIMIT, http.json(jwks_uri, None))
+async fn fetch(http: &Http, provider: &Name, jwks_uri: &Url) -> Result<Arc<[Jwk]>, ProviderError> {
+    let call = Call(Operation::Keys, provider);
+    let document = tokio::time::timeout(LIMIT, http.json(call, jwks_uri, None))
         .await
         .unwrap_or_else(|_| Err(ProviderError::NoAnswer("timed out".to_owned())))?;
     let keys = document.as_ref().and_then(|document| document["keys"].as_array());

@@ -6,7 +6,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::error::ProviderError;
 use super::exchange::{Capture, client};
-use super::http::Http;
+use super::http::{Call, Http, Operation};
 use super::response;
 use crate::domain::provider::Server;
 use crate::domain::token::{RawAnswer, TokenKind};
@@ -48,7 +48,8 @@ impl Http {
             .as_str()
             .parse()
             .map_err(|_| ProviderError::NotSent("the endpoint is no URL".to_owned()))?;
-        let (status, content_type, body) = self.send(request).await?;
+        let (status, content_type, body) =
+            self.send(Call(Operation::Revoke, &server.name), request).await?;
         confirmed(status, &RawAnswer { content_type, body: Vec::from(body).into() })
     }
 }

@@ -14,6 +14,7 @@ mod search;
 mod secrets;
 mod servers;
 pub mod site;
+mod telemetry;
 pub mod weather;
 
 use libtest_mimic::Trial;
@@ -27,6 +28,7 @@ pub fn trials() -> Vec<Trial> {
         refused::trials(),
         commands::trials(),
         secrets::trials(),
+        telemetry::trials(),
         canary::trials(),
         demo::trials(),
     ];

@@ -127,6 +127,9 @@ impl Broker {
             }
             return Err(Problem::EndedLink);
         }
+        if unconfirmed {
+            self.metrics.authorization(&server.name, "authorized");
+        }
         tracing::info!(authorization.id = %authorization.id, "code exchanged");
         let seen = self.seen(authorization.id).await?.ok_or(Problem::UnknownRedirect)?;
         match seen.state() {
@@ -190,6 +193,7 @@ impl Broker {
         let stored = if refused_code {
             self.until_stored("a refused code", || self.storage.refuse_code(id, &failure)).await
         } else {
+            self.metrics.authorization(&provider.name, "failed");
             let state = State::Failed(failure);
             let disposal = self.disposal(&provider.name);
             self.until_stored("a failed exchange", || async {

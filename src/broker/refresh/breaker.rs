@@ -94,6 +94,11 @@ impl Breaker {
         Ok(state.open.as_mut().map(|(_, until)| std::mem::replace(until, now + PROBE)))
     }
 
+    /// Whether calls are stopped, save those that find out whether they still need be.
+    pub(in super::super) fn is_open(&self) -> bool {
+        self.lock().open.is_some()
+    }
+
     fn note(&self, grant: Id, error: Option<&ProviderError>, now: Timestamp) {
         let mut state = self.lock();
         match error.map(kind) {

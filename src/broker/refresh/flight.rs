@@ -162,8 +162,14 @@ impl Broker {
             .unwrap_or_else(|_| Err(ProviderError::NotSent("the issuer is slow".to_owned())))
             .map_err(|error| BrokerError::from_provider(name, &error))?;
         let breaker = self.breakers.get(name).ok_or(BrokerError::Internal)?;
-        let mut permit = breaker.admit(now).await.map_err(|stopped| told(name, &stopped))?;
-        match self.claim(&grant).await? {
+        let mut permit = breaker.admit(now).await.map_err(|stopped| {
+            self.metrics.refresh(name, "stopped");
+            told(name, &stopped)
+        })?;
+        let began = tokio::time::Instant::now();
+        let claim = self.claim(&grant).await;
+        self.metrics.lease_wait(name, began.elapsed());
+        match claim? {
             Claim::Done(held) => Ok(*held),
             Claim::Mine(lease, claimed) => {
                 self.send(grant, &server, lease, claimed, &mut permit).await

@@ -19,6 +19,9 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(5 * 60);
 /// The least that failures put a refresh off for, before jitter.
 const SHORTEST_BACKOFF: Duration = Duration::from_secs(1);
 
+/// What metrics call a refresh that found the grant dead.
+const REAUTHORIZATION: &str = "reauthorization_required";
+
 /// What is written down where an ID token was another user's.
 const ANOTHER_USER: &str = "another_user";
 
@@ -97,11 +100,21 @@ impl Broker {
             })
             .await?;
         self.cache.forget(grant.key.hash());
-        match committed {
-            Committed::Stored => tracing::info!("refreshed"),
-            Committed::LostToSibling => tracing::warn!("another refresh was committed first"),
-            Committed::Orphaned => tracing::warn!("the grant was revoked or replaced meanwhile"),
-        }
+        let outcome = match committed {
+            Committed::Stored => {
+                tracing::info!("refreshed");
+                "stored"
+            }
+            Committed::LostToSibling => {
+                tracing::warn!("another refresh was committed first");
+                "lost_to_sibling"
+            }
+            Committed::Orphaned => {
+                tracing::warn!("the grant was revoked or replaced meanwhile");
+                "orphaned"
+            }
+        };
+        self.metrics.refresh(&server.name, outcome);
         self.held(&grant.key).await
     }
 
@@ -124,6 +137,7 @@ impl Broker {
             self.storage.commit_partial(grant, answer, refresh_token, wait, &record, &disposal)
         })
         .await?;
+        self.metrics.refresh(&server.name, "partial");
         Ok(BrokerError::from_provider(&server.name, &error))
     }
 
@@ -136,6 +150,9 @@ impl Broker {
             })
             .await?;
         self.cache.forget(grant.key.hash());
+        if flagged {
+            self.metrics.refresh(&grant.key.provider, REAUTHORIZATION);
+        }
         if flagged { Err(reauthorization(&grant.key)) } else { self.held(&grant.key).await }
     }
 
@@ -148,6 +165,7 @@ impl Broker {
         error: &ProviderError,
     ) -> Result<BrokerError, BrokerError> {
         tracing::warn!(%error, "refresh failed");
+        self.metrics.refresh(&server.name, "failed");
         if error.refuses_the_broker() {
             // The breaker keeps everybody from trying; once the operator has mended it, nobody waits.
             self.storage.undo_claim(grant, lease).await?;
@@ -193,6 +211,7 @@ impl Broker {
         let reason = if lease.intent_was_open { "rotation_lost" } else { "invalid_grant" };
         self.until_stored("a dead grant", || self.storage.flag(grant, reason)).await?;
         tracing::warn!(reason, "the grant is dead; the user must authorize again");
+        self.metrics.refresh(&server.name, REAUTHORIZATION);
         let held = self.held(&grant.key).await?;
         // A late answer of another replica may have won against the flag.
         if held.grant.state == GrantState::Active && held.grant.version != grant.version {

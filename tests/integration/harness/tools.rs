@@ -16,6 +16,9 @@ pub const PYTHON: &str = "python";
 /// The library that gives one process another clock.
 pub const FAKETIME: &str = "faketime";
 
+/// What Prometheus checks metrics and rules with.
+pub const PROMTOOL: &str = "promtool";
+
 /// The repository.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -19,6 +19,7 @@ use token_broker::domain::scope::Scopes;
 use token_broker::provider::{Egress, Http};
 use token_broker::runtime::{self, Listeners, RunError};
 use token_broker::storage::{self, Clock, Storage};
+use token_broker::telemetry::Metrics;
 use token_broker::workers::contact::Schema;
 use token_broker_client::{Client, proto};
 use tokio::net::TcpListener;
@@ -166,14 +167,17 @@ impl World {
         let keyring = Arc::new(Keyring::new([("test", &[7; 32])]).expect("a key"));
         let storage = open_storage(&folder, Clock::Fixed(Arc::clone(&clock)), &keyring).await;
         let egress = Egress::new(&setup.providers, Vec::new());
+        let metrics = Metrics::new(None).expect("metrics");
+        let http = Http::with_timeout(egress, metrics.clone(), setup.provider_timeout);
         let broker = Broker::new(Parts {
             storage,
-            http: Http::with_timeout(egress, setup.provider_timeout).expect("TLS"),
+            http: http.expect("TLS"),
             keyring,
             random: Random::system(),
             providers: setup.providers,
             bots: setup.bots,
             settings: setup.settings,
+            metrics,
         });
         let running =
             tokio::spawn(runtime::run(Arc::clone(&broker), listeners, Schema::Ready, stop.clone()));

@@ -46,7 +46,7 @@ impl Deref for Site {
 
 /// The secrets that the provider has received and given out.
 #[derive(Default)]
-pub struct Passed(Mutex<BTreeSet<String>>);
+pub struct Passed(Mutex<BTreeSet<String>>, Mutex<BTreeSet<String>>);
 
 impl Site {
     pub async fn new() -> Self {
@@ -121,6 +121,11 @@ impl Site {
         response.into_inner().token.expect("a token").access_token
     }
 
+    /// Every `traceparent` that the provider was sent.
+    pub fn traceparents(&self) -> BTreeSet<String> {
+        self.passed.1.lock().expect("no panic").clone()
+    }
+
     /// Every code, verifier, token and client credential that the provider has seen or given.
     pub fn passed(&self) -> BTreeSet<String> {
         self.passed.0.lock().expect("no panic").clone()
@@ -140,6 +145,10 @@ impl Passed {
     }
 
     fn note_request(&self, headers: &HeaderMap, form: &Bytes) {
+        if let Some(traceparent) = headers.get("traceparent").and_then(|value| value.to_str().ok())
+        {
+            self.1.lock().expect("no panic").insert(traceparent.to_owned());
+        }
         let credentials = headers.get("authorization").and_then(|value| value.to_str().ok());
         if let Some((_, credentials)) = credentials.and_then(|text| text.split_once(' ')) {
             self.note(credentials);

@@ -40,10 +40,11 @@ async fn down() {
     const GRANTS: usize = 20;
     let seconds = soak::size(60, 600);
 
-    let world = World::start().await;
+    let lifetime = Duration::from_secs(700);
+    let world = World::with(|setup| setup.token_lifetime = lifetime).await;
     let subjects = granted(&world, GRANTS).await;
     // Half of them have expired; the others' tokens live for the whole outage.
-    world.advance(LIFETIME);
+    world.advance(lifetime + SECOND);
     let (dead, living) = subjects.split_at(GRANTS / 2);
     for subject in living {
         get(&world, subject).await.expect("a token");

@@ -1,0 +1,143 @@
+//! What every call has in common: how it is named, traced and measured.
+
+use std::time::Instant;
+
+use opentelemetry::trace::Status;
+use tonic::{Code, Request};
+use tracing::Span;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+use crate::telemetry::{self, Caller, Metrics};
+
+/// An RPC, by its names.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Method {
+    /// As configuration names it.
+    pub(super) name: &'static str,
+    /// As traces and metrics name it: with its service.
+    pub(super) full: &'static str,
+}
+
+macro_rules! method {
+    ($name:literal) => {
+        Method { name: $name, full: concat!("tokenbroker.v1.TokenBrokerService/", $name) }
+    };
+}
+
+pub(super) const AUTHORIZE: Method = method!("Authorize");
+pub(super) const GET_AUTHORIZATION: Method = method!("GetAuthorization");
+pub(super) const WATCH_AUTHORIZATION: Method = method!("WatchAuthorization");
+pub(super) const CONFIRM_AUTHORIZATION: Method = method!("ConfirmAuthorization");
+pub(super) const CANCEL_AUTHORIZATION: Method = method!("CancelAuthorization");
+pub(super) const GET_TOKEN: Method = method!("GetToken");
+pub(super) const REFRESH: Method = method!("Refresh");
+pub(super) const REVOKE: Method = method!("Revoke");
+pub(super) const REVOKE_ALL: Method = method!("RevokeAll");
+pub(super) const LIST_GRANTS: Method = method!("ListGrants");
+pub(super) const LIST_PROVIDERS: Method = method!("ListProviders");
+
+/// A call under way. When it is dropped it has ended, and is measured.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) method: Method,
+    caller: Caller,
+    began: Instant,
+    metrics: Metrics,
+    code: Code,
+}
+
+impl Call {
+    pub(super) fn begin<T>(method: Method, request: &Request<T>, metrics: &Metrics) -> Self {
+        Self {
+            method,
+            caller: Caller::of(request.metadata().as_ref()),
+            began: Instant::now(),
+            metrics: metrics.clone(),
+            // Unless something else is heard of it, its caller has gone.
+            code: Code::Cancelled,
+        }
+    }
+
+    /// Nothing of what a stranger says of traces is believed.
+    pub(super) fn distrust(&mut self) {
+        self.caller = Caller::default();
+    }
+
+    /// Whether the caller records its trace.
+    pub(super) fn is_recorded(&self) -> bool {
+        self.caller.is_sampled()
+    }
+
+    /// The call's span.
+    pub(super) fn span(&self) -> Span {
+        let span = tracing::info_span!(
+            "rpc",
+            otel.name = self.method.full,
+            otel.kind = "server",
+            rpc.method = self.method.full,
+            bot = tracing::field::Empty,
+            trace_id = tracing::field::Empty,
+        );
+        self.caller.adopt(&span);
+        telemetry::record_trace_id(&span);
+        span.set_attribute("rpc.system.name", "grpc");
+        span
+    }
+
+    /// Takes note of how the call ends.
+    pub(super) fn ends(&mut self, code: Code, span: &Span) {
+        self.code = code;
+        span.set_attribute("rpc.response.status_code", name(code));
+        if is_fault(code) {
+            span.set_attribute("error.type", name(code));
+            span.set_status(Status::error(name(code)));
+        }
+    }
+
+    /// The call was answered without a span.
+    pub(super) fn answered(mut self) {
+        self.code = Code::Ok;
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.metrics.call(self.method.full, name(self.code), self.began.elapsed());
+    }
+}
+
+/// Whether the server is at fault, as the conventions of OpenTelemetry for RPC see it.
+fn is_fault(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    )
+}
+
+/// A code by its name in the gRPC specification.
+fn name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}

@@ -1,0 +1,79 @@
+//! What metrics tell of the database.
+
+use std::time::Duration;
+
+use sea_orm::sea_query::{Expr, ExprTrait, Func};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QuerySelect, QueryTrait};
+
+use super::entity::{grants, revocations};
+use super::{Storage, StorageError};
+use crate::domain::time::Timestamp;
+
+/// What is still to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backlog {
+    /// Refreshes of which it is not known what became of them.
+    pub open_intents: u64,
+    /// Tokens that are still to be revoked.
+    pub revocations: u64,
+    /// How long the oldest of them has waited; zero where there is none.
+    pub oldest_revocation: Duration,
+}
+
+impl Storage {
+    /// Counts what is still to be done, by partial indexes and a table that is small.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`].
+    pub async fn backlog(&self) -> Result<Backlog, StorageError> {
+        use sea_orm::ConnectionTrait;
+
+        let all = || Expr::val(1).count();
+        let open = grants::Entity::find()
+            .select_only()
+            .expr_as(all(), "count")
+            .filter(grants::Column::IntentAt.is_not_null())
+            .into_query();
+        let mut waiting = revocations::Entity::find()
+            .select_only()
+            .expr_as(all(), "count")
+            .expr_as(Func::min(Expr::col(revocations::Column::CreatedAt)), "oldest")
+            .into_query();
+        waiting.expr_as(self.now_expr(), "now");
+        let missing = || StorageError::damaged("none", "SELECT gave no row");
+        let open = self.db.query_one(&open).await?.ok_or_else(missing)?;
+        let waiting = self.db.query_one(&waiting).await?.ok_or_else(missing)?;
+        let now = Timestamp::from_millis(waiting.try_get("", "now")?);
+        let oldest: Option<i64> = waiting.try_get("", "oldest")?;
+        let count = |row: &sea_orm::QueryResult| -> Result<u64, StorageError> {
+            Ok(u64::try_from(row.try_get::<i64>("", "count")?).unwrap_or(0))
+        };
+        Ok(Backlog {
+            open_intents: count(&open)?,
+            revocations: count(&waiting)?,
+            oldest_revocation: oldest
+                .map_or(Duration::ZERO, |at| now.since(Timestamp::from_millis(at))),
+        })
+    }
+
+    /// How many grants there are, by provider and state. It reads the whole table.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`], also where that takes longer than a statement may.
+    pub async fn count_grants(&self) -> Result<Vec<(String, String, u64)>, StorageError> {
+        let counted: Vec<(String, String, i64)> = grants::Entity::find()
+            .select_only()
+            .column(grants::Column::Provider)
+            .column(grants::Column::State)
+            .expr_as(Expr::val(1).count(), "count")
+            .group_by(grants::Column::Provider)
+            .group_by(grants::Column::State)
+            .into_tuple()
+            .all(&self.db)
+            .await?;
+        let counted = counted.into_iter();
+        Ok(counted.map(|(p, s, count)| (p, s, u64::try_from(count).unwrap_or(0))).collect())
+    }
+}

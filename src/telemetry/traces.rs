@@ -1,0 +1,89 @@
+//! Spans: of whom, of what kind, and how they are passed on.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use opentelemetry::Context;
+use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
+use opentelemetry::trace::TraceContextExt;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use tracing::Span;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+/// Where a caller's own trace stands (W3C Trace Context).
+#[derive(Debug, Clone, Default)]
+pub struct Caller(Context);
+
+impl Caller {
+    /// Reads it from a call's metadata. A header that is not of its form is no trace.
+    #[must_use]
+    pub fn of(headers: &HeaderMap) -> Self {
+        let propagator = TraceContextPropagator::new();
+        Self(propagator.extract_with_context(&Context::new(), &Incoming(headers)))
+    }
+
+    /// Whether the caller records its trace.
+    #[must_use]
+    pub fn is_sampled(&self) -> bool {
+        self.0.span().span_context().is_sampled()
+    }
+
+    /// Makes a span part of the caller's trace. To be called before anything else is done with it.
+    pub fn adopt(&self, span: &Span) {
+        if self.0.span().span_context().is_valid() && !span.is_disabled() {
+            // It fails where the span has begun already, and then stands in a trace of its own.
+            let _ = span.set_parent(self.0.clone());
+        }
+    }
+}
+
+/// Tells a third party which trace its call is part of, and nothing that a caller has sent besides.
+pub fn pass_on(span: &Span, headers: &mut HeaderMap) {
+    if !span.is_disabled() {
+        TraceContextPropagator::new().inject_context(&span.context(), &mut Outgoing(headers));
+    }
+}
+
+struct Incoming<'a>(&'a HeaderMap);
+
+impl Extractor for Incoming<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key)?.to_str().ok()
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(HeaderName::as_str).collect()
+    }
+}
+
+struct Outgoing<'a>(&'a mut HeaderMap);
+
+impl Injector for Outgoing<'_> {
+    fn set(&mut self, key: &str, value: String) {
+        // `tracestate` would carry on what systems of the caller have put there.
+        if key == "traceparent"
+            && let Ok(value) = HeaderValue::try_from(value)
+        {
+            self.0.insert(HeaderName::from_static("traceparent"), value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn caller(traceparent: &str) -> Caller {
+        let mut headers = HeaderMap::new();
+        headers.insert("traceparent", HeaderValue::try_from(traceparent).expect("a value"));
+        Caller::of(&headers)
+    }
+
+    #[test]
+    fn a_caller_says_whether_it_records() {
+        let ids = "4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7";
+        assert!(caller(&format!("00-{ids}-01")).is_sampled());
+        for not in [format!("00-{ids}-00"), format!("00-{ids}"), "01".to_owned()] {
+            assert!(!caller(&not).is_sampled(), "{not}");
+        }
+        assert!(!Caller::default().is_sampled());
+    }
+}

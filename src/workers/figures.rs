@@ -1,0 +1,67 @@
+//! Looks at what metrics tell of the database, for no call may wait for that.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::broker::Broker;
+use crate::telemetry::{DatabaseFigures, ProcessFigures};
+
+/// How often the database is looked at; jitter of a half is added.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// How many times longer than a count of all grants takes it is not repeated: where they are many, it
+/// must not keep a connection busy.
+const SHARE: u32 = 100;
+
+/// How long grants are not counted where a count takes longer than a statement may.
+const TOO_MANY: Duration = Duration::from_secs(60 * 60);
+
+/// Looks until the broker drains.
+pub async fn run(broker: Arc<Broker>) {
+    let watched = Arc::downgrade(&broker);
+    broker.metrics().watch(move || watched.upgrade().map(|broker| process(&broker)));
+    let mut grants = Vec::new();
+    let mut count_at = Instant::now();
+    loop {
+        if Instant::now() >= count_at {
+            let began = Instant::now();
+            let counted = broker.storage().count_grants().await;
+            let wait = if counted.is_ok() { began.elapsed() * SHARE } else { TOO_MANY };
+            count_at = Instant::now() + wait;
+            grants = counted.unwrap_or_else(|error| {
+                tracing::debug!(%error, "cannot count the grants");
+                Vec::new()
+            });
+        }
+        let figures = broker.storage().backlog().await.map_or_else(
+            // Figures of which nobody knows whether they are right are not told.
+            |_| DatabaseFigures::default(),
+            |backlog| DatabaseFigures {
+                open_intents: Some(backlog.open_intents),
+                revocations: Some(backlog.revocations),
+                oldest_revocation: Some(backlog.oldest_revocation),
+                grants: grants.clone(),
+            },
+        );
+        broker.metrics().set_database(figures);
+        tokio::select! {
+            () = tokio::time::sleep(PAUSE + broker.random().jitter(PAUSE / 2)) => {}
+            () = broker.draining().cancelled() => return,
+        }
+    }
+}
+
+fn process(broker: &Broker) -> ProcessFigures {
+    let cache = broker.cache_counts();
+    ProcessFigures {
+        hits: cache.hits,
+        outage_hits: cache.outage_hits,
+        misses: cache.misses,
+        invalidations: cache.invalidations,
+        oldest: cache.oldest,
+        storage_up: broker.storage_answers(),
+        breakers: broker.breakers(),
+    }
+}
