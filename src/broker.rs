@@ -106,6 +106,10 @@ impl Broker {
     pub fn new(parts: Parts) -> Arc<Self> {
         let breakers = parts.providers.iter().map(|p| (p.name.clone(), Default::default()));
         let breakers = breakers.collect();
+        let settled = match parts.storage.is_shared() {
+            true => settled::Settled::default(),
+            false => settled::Settled::alone(),
+        };
         let bots = parts.bots.into_iter().map(|b| (b.name.clone(), Arc::new(b))).collect();
         Arc::new(Self {
             storage: parts.storage,
@@ -117,7 +121,7 @@ impl Broker {
             breakers,
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
-            settled: settled::Settled::default(),
+            settled,
             used: used::Used::default(),
             metrics: parts.metrics,
             cache: cache::TokenCache::new(parts.settings.cache),
@@ -185,6 +189,13 @@ impl Broker {
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// The providers that may be called now, as far as is known here.
+    #[must_use]
+    pub fn callable(&self, now: Timestamp) -> Vec<Name> {
+        let callable = self.breakers.iter().filter(|(_, b)| b.stopped_for(now).is_none());
+        callable.map(|(name, _)| name.clone()).collect()
     }
 
     /// The providers, and whether calls to them are stopped here.

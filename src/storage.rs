@@ -59,6 +59,12 @@ struct Write {
 }
 
 impl Storage {
+    /// Whether other processes may serve from the same database.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.server.is_some()
+    }
+
     /// The turn to write; PostgreSQL needs none.
     async fn turn(&self) -> Option<OwnedSemaphorePermit> {
         match &self.writer {

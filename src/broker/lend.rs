@@ -10,6 +10,9 @@ use crate::domain::scope::Scopes;
 use crate::domain::token::AccessToken;
 use crate::storage::Held;
 
+/// How long a caller waits for a new token whose old one lives.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// What GetToken asks for.
 #[derive(Debug, Clone)]
 pub struct LendRequest {
@@ -76,11 +79,21 @@ impl Broker {
             Due::Reauthorization => return Err(reauthorization(&request.key)),
             // Nobody can refresh it now, and it lives.
             Due::Refresh { old_still_lives: true } if !self.storage_answers() => held,
-            Due::Refresh { old_still_lives } => match self.refreshed(&held).await {
-                Ok(refreshed) => refreshed,
-                Err(error) if old_still_lives => self.still_held(held, error).await?,
-                Err(error) => return Err(error),
-            },
+            Due::Refresh { old_still_lives: true } => {
+                let refreshing = tokio::time::timeout(PATIENCE, self.refreshed(&held));
+                match refreshing.await {
+                    Ok(Ok(refreshed)) => refreshed,
+                    Ok(Err(error)) => self.still_held(held, error).await?,
+                    // The refresh goes on without this caller.
+                    Err(_) => {
+                        let provider = held.grant.key.provider.clone();
+                        let retry_after = PATIENCE;
+                        let slow = BrokerError::ProviderUnavailable { provider, retry_after };
+                        self.still_held(held, slow).await?
+                    }
+                }
+            }
+            Due::Refresh { old_still_lives: false } => self.refreshed(&held).await?,
         };
         lend_to(bot, held, &request.scopes)
     }

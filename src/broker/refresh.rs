@@ -9,6 +9,7 @@ mod flight;
 mod settle;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
@@ -22,6 +23,7 @@ use crate::crypto::sealed::length_prefixed;
 use crate::domain::ahead::{self, Due, Facts};
 use crate::domain::bot::Bot;
 use crate::domain::grant::{Grant, GrantKey, GrantState};
+use crate::domain::name::Name;
 use crate::domain::scope::Scopes;
 use crate::domain::time::Timestamp;
 use crate::domain::token::AccessToken;
@@ -95,7 +97,11 @@ impl Broker {
             last_used_at: grant.last_used_at,
             idle: provider.refresh_idle,
         };
-        match ahead::due(facts, now) {
+        let due = match (ahead::due(facts, now), self.stopped_for(&grant.key.provider, now)) {
+            (Due::Now, Some(wait)) => Due::At(now + wait),
+            (due, _) => due,
+        };
+        match due {
             Due::At(at) => self.look_again(grant, Some(at)).await,
             Due::Never => self.look_again(grant, None).await,
             Due::Now => {
@@ -106,6 +112,10 @@ impl Broker {
                 }
             }
         }
+    }
+
+    fn stopped_for(&self, provider: &Name, now: Timestamp) -> Option<Duration> {
+        self.breakers.get(provider)?.stopped_for(now)
     }
 
     async fn look_again(&self, grant: &Grant, at: Option<Timestamp>) {

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use super::uptime::Uptime;
 
-/// How long storage must have answered again.
-const CALM: Duration = Duration::from_secs(5);
+/// How long storage must have answered again: longer than whoever holds an answer takes to try once
+/// more, which is a statement that is given up after 5 s, a pause of 1 s, and the commit.
+const CALM: Duration = Duration::from_secs(10);
 
 /// Since when storage is back, on this replica.
 #[derive(Debug, Default)]
@@ -17,14 +18,20 @@ pub(super) struct Settled(Mutex<State>);
 
 #[derive(Debug, Default)]
 enum State {
-    /// It never was away.
-    #[default]
+    /// It never was away, and no other process holds anything.
     Always,
+    /// It is, or it has not been asked yet.
+    #[default]
     Away,
     Back(Uptime),
 }
 
 impl Settled {
+    /// For a database that no other process serves: from the beginning.
+    pub(super) fn alone() -> Self {
+        Self(Mutex::new(State::Always))
+    }
+
     /// Storage does not answer.
     pub(super) fn lost(&self) {
         *self.lock() = State::Away;

@@ -79,7 +79,6 @@ bots.helper.api_keys_sha256: item 1 must be 64 hex digits; write the SHA-256 tha
 bots.helper.providers: item 2 \"gogle\" is no configured provider; there are: acme, token
 bots.helper.device_flow: is not supported by this version yet; remove it
 telemetry.log_format: must be \"json\" or \"text\"
-telemetry.otlp_endpoint: is not supported by this version yet; remove it
 audit: is not supported by this version yet; remove it
 telemetri: is unknown; did you mean telemetry?"
     );

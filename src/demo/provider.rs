@@ -230,7 +230,9 @@ impl DemoProvider {
     #[must_use]
     pub fn ledger(&self) -> Ledger {
         let now = self.inner.now();
-        self.inner.records().snapshot(now)
+        let mut ledger = self.inner.records().snapshot(now);
+        ledger.overlaps = self.inner.faults.overlaps();
+        ledger
     }
 
     /// Whether this access or refresh token works now.

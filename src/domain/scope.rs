@@ -47,7 +47,7 @@ impl Scopes {
     #[must_use]
     pub fn from_provider(text: &str) -> Self {
         Self(
-            text.split(|c: char| c.is_whitespace() || c == ',')
+            text.split(|c: char| c.is_whitespace() || c == ',' || c.is_control())
                 .filter(|token| !token.is_empty())
                 .map(str::to_owned)
                 .collect(),

@@ -211,9 +211,12 @@ impl TokenBrokerService for Service {
             begun.call.answered();
             return Ok(Response::new(convert::get_token_response(lent)));
         }
+        // Otherwise memory has been looked into already.
+        let recorded = begun.call.is_recorded();
         let ended = self.run(begun, |broker, bot| async move {
             let request = request?;
-            let lent = match broker.lend_cached(&bot, &request) {
+            let cached = recorded.then(|| broker.lend_cached(&bot, &request)).flatten();
+            let lent = match cached {
                 Some(lent) => lent,
                 None => broker.lend(&bot, request).await?,
             };

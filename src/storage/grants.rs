@@ -215,6 +215,10 @@ impl Storage {
         self.clock.now(self.db.get_database_backend())
     }
 
+    pub(super) fn now_once(&self) -> Expr {
+        self.clock.now_once(self.db.get_database_backend())
+    }
+
     pub(super) async fn now_on(&self, write: &Write) -> Result<Timestamp, StorageError> {
         let mut select = Query::select();
         select.expr_as(self.now_expr(), "now");

@@ -149,38 +149,47 @@ impl Storage {
         Ok(entries)
     }
 
-    /// Claims entries that are due, each for one attempt. Entries wait while an authorization of
+    /// Claims entries of a provider that are due, each for one attempt. Entries wait while an authorization of
     /// their key is being exchanged or confirmed; those whose token has ended by itself are gone.
     ///
     /// # Errors
     ///
     /// [`StorageError`].
-    pub async fn claim_revocations(&self, limit: u64) -> Result<Vec<Revocation>, StorageError> {
+    pub async fn claim_revocations(
+        &self,
+        provider: &Name,
+        limit: u64,
+    ) -> Result<Vec<Revocation>, StorageError> {
+        use sea_orm::ConnectionTrait;
+
         let now = self.now_expr();
-        let due = |now: Expr| Expr::col(revocations::Column::NextAttemptAt).lte(now);
+        let write = self.begin().await?;
+        revocations::Entity::delete_many()
+            .filter(revocations::Column::Provider.eq(provider.as_str()))
+            .filter(Expr::col(revocations::Column::ExpiresAt).lte(self.now_once()))
+            .exec(&*write)
+            .await?;
         let mut ids = Query::select();
         ids.column(revocations::Column::Id)
             .from(revocations::Entity)
-            .and_where(due(now.clone()))
+            .and_where(Expr::col(revocations::Column::NextAttemptAt).lte(self.now_once()))
+            .and_where(revocations::Column::Provider.eq(provider.as_str()))
             .and_where(Expr::not_exists(arriving_grant_of_row()))
             .order_by(revocations::Column::NextAttemptAt, sea_orm::Order::Asc)
             .limit(limit)
             // On SQLite, which has one writer, the lock clause is left out.
             .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked);
-        let write = self.begin().await?;
-        revocations::Entity::delete_many()
-            .filter(Expr::col(revocations::Column::ExpiresAt).lte(now.clone()))
-            .exec(&*write)
-            .await?;
+        // In a statement of its own: as a part of the next one it might be run more than once, and lock
+        // more than it is to.
+        let ids = rows::ids(write.query_all(&ids).await?)?;
         let models = revocations::Entity::update_many()
             .col_expr(revocations::Column::NextAttemptAt, now.clone().add(millis(ATTEMPT)))
-            .col_expr(revocations::Column::ClaimedUntil, now.clone().add(millis(ATTEMPT)))
+            .col_expr(revocations::Column::ClaimedUntil, now.add(millis(ATTEMPT)))
             .col_expr(
                 revocations::Column::Attempts,
                 Expr::col(revocations::Column::Attempts).add(1_i64),
             )
-            .filter(Expr::col(revocations::Column::Id).in_subquery(ids))
-            .filter(due(now))
+            .filter(revocations::Column::Id.is_in(ids))
             .exec_with_returning(&*write)
             .await?;
         write.commit().await?;

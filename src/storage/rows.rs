@@ -31,3 +31,8 @@ pub(super) fn id(bytes: &[u8]) -> Result<Id, StorageError> {
         .map(Id::from_bytes)
         .map_err(|_| StorageError::damaged("none", "an id has not 16 bytes"))
 }
+
+/// The ids that a statement has selected.
+pub(super) fn ids(rows: Vec<sea_orm::QueryResult>) -> Result<Vec<Vec<u8>>, StorageError> {
+    rows.iter().map(|row| row.try_get("", "id").map_err(StorageError::from)).collect()
+}

@@ -17,9 +17,13 @@ pub async fn run(broker: Arc<Broker>) {
             ended = listen(&broker) => ended,
             () = broker.draining().cancelled() => return,
         };
-        if let Ended::ThereIsNothing = ended {
-            broker.draining().cancelled().await;
-            return;
+        match ended {
+            Ended::ThereIsNothing => {
+                broker.draining().cancelled().await;
+                return;
+            }
+            Ended::Quiet => continue,
+            Ended::Lost => {}
         }
         // What is in the cache is served on, no longer than its age allows.
         tokio::select! {
@@ -29,10 +33,14 @@ pub async fn run(broker: Arc<Broker>) {
     }
 }
 
+/// After how long without any notice the connection is made anew.
+const QUIET: Duration = Duration::from_secs(60);
+
 enum Ended {
     /// One process, which needs no notice.
     ThereIsNothing,
     Lost,
+    Quiet,
 }
 
 async fn listen(broker: &Broker) -> Ended {
@@ -45,7 +53,12 @@ async fn listen(broker: &Broker) -> Ended {
         }
     };
     loop {
-        match changes.next().await {
+        let Ok(next) = tokio::time::timeout(QUIET, changes.next()).await else {
+            // Nothing happened, or the connection is dead and does not show it.
+            tracing::debug!("no notice for a while; listening anew");
+            return Ended::Quiet;
+        };
+        match next {
             Ok(Change::Of(key)) => broker.note_change(key),
             Ok(Change::Unknown) => tracing::info!("notices of changes may have been missed"),
             Err(error) => {

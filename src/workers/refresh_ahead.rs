@@ -13,6 +13,9 @@ use crate::domain::id::Id;
 /// How often it is looked; jitter of a half is added.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// How long a batch is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// How many grants are claimed at a time.
 const BATCH: u64 = 64;
 
@@ -25,6 +28,7 @@ const AT_ONCE: usize = 500;
 /// Works until the broker drains.
 pub async fn run(broker: Arc<Broker>) {
     let mut written = Instant::now();
+    keep_alive(&broker).await;
     loop {
         if written.elapsed() >= WRITE_DOWN {
             write_down(&broker, &broker.take_used()).await;
@@ -36,6 +40,23 @@ pub async fn run(broker: Arc<Broker>) {
         tokio::select! {
             () = tokio::time::sleep(PAUSE + broker.random().jitter(PAUSE / 2)) => {}
             () = broker.draining().cancelled() => return,
+        }
+    }
+}
+
+/// Has grants looked at that were let go before their provider was known to end what is idle.
+async fn keep_alive(broker: &Broker) {
+    let idle = broker.providers().iter().filter(|provider| provider.refresh_idle.is_some());
+    for provider in idle {
+        loop {
+            match broker.storage().look_at_all(&provider.name, AT_ONCE as u64).await {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(%error, provider = %provider.name, "cannot look for idle grants");
+                    break;
+                }
+            }
         }
     }
 }
@@ -67,6 +88,8 @@ async fn round(broker: &Arc<Broker>) -> bool {
         }
     };
     let full = due.len() as u64 == BATCH;
-    join_all(due.iter().map(|grant| broker.look_ahead(grant, now))).await;
+    let looks = join_all(due.iter().map(|grant| broker.look_ahead(grant, now)));
+    // Refreshes go on; a provider that does not answer must not keep the others waiting.
+    let _ = tokio::time::timeout(PATIENCE, looks).await;
     full
 }

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use tokio::task::JoinSet;
 
 use crate::broker::Broker;
+use crate::domain::name::Name;
 
 /// How often the outbox is looked at; jitter of as much again is added.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -14,11 +16,23 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// before its claim does.
 const BATCH: u64 = 16;
 
-/// Works until the broker drains.
+/// Works until the broker drains: for each provider by itself, for one that does not answer must not
+/// keep the others from theirs.
 pub async fn run(broker: Arc<Broker>) {
+    let mut lanes = JoinSet::new();
+    for provider in broker.providers().iter() {
+        lanes.spawn(lane(Arc::clone(&broker), provider.name.clone()));
+    }
+    while let Some(ended) = lanes.join_next().await {
+        if let Err(crash) = ended {
+            tracing::error!(error = %crash, "the outbox of a provider crashed");
+        }
+    }
+}
+
+async fn lane(broker: Arc<Broker>, provider: Name) {
     loop {
-        let worked = round(&broker).await;
-        if worked {
+        if round(&broker, &provider).await {
             continue;
         }
         tokio::select! {
@@ -29,11 +43,11 @@ pub async fn run(broker: Arc<Broker>) {
 }
 
 /// One batch. True where there may be more to do at once.
-async fn round(broker: &Broker) -> bool {
+async fn round(broker: &Broker, provider: &Name) -> bool {
     if broker.draining().is_cancelled() {
         return false;
     }
-    let claimed = match broker.storage().claim_revocations(BATCH).await {
+    let claimed = match broker.storage().claim_revocations(provider, BATCH).await {
         Ok(claimed) => claimed,
         Err(error) => {
             tracing::warn!(%error, "cannot look for tokens to revoke");

@@ -10,6 +10,7 @@ use crate::broker::Broker;
 use crate::domain::authorization::{Failure, State};
 use crate::domain::bot::Confirmation;
 use crate::domain::grant::GrantKey;
+use crate::domain::id::Id;
 use crate::domain::provider::{Provider, Server};
 use crate::domain::time::Timestamp;
 use crate::domain::token::RawAnswer;
@@ -120,7 +121,10 @@ impl Broker {
         };
         self.cache.forget(authorization.key.hash());
         let unconfirmed = self.confirmation_of(&authorization.bot) == Confirmation::None;
-        if !stored.map_err(|error| unavailable(error.into()))? {
+        let stored = stored.map_err(|error| unavailable(error.into()))?;
+        // Stored by this very exchange, of which it was not heard that it succeeded.
+        let stored = stored || unconfirmed && self.is_authorized(authorization.id).await?;
+        if !stored {
             // Cancelled while the provider was answering; a quarantine has seen to its answer.
             if unconfirmed {
                 self.discard(&seen, server, &answer, exchanged_at).await?;
@@ -136,6 +140,11 @@ impl Broker {
             State::AwaitingConfirmation => Ok(self.confirm_landing(&seen, start, server)),
             _ => Ok(landing_of_final(&seen, server)),
         }
+    }
+
+    async fn is_authorized(&self, id: Id) -> Result<bool, Problem> {
+        let seen = self.seen(id).await?;
+        Ok(seen.is_some_and(|seen| matches!(seen.state(), State::Authorized)))
     }
 
     /// Ends an authorization whose answer cannot be used, and sees to its tokens.

@@ -74,11 +74,11 @@ impl Breaker {
     /// # Errors
     ///
     /// [`Stopped`].
-    pub(super) async fn admit(&self, now: Timestamp) -> Result<Permit<'_>, Stopped> {
+    pub(super) async fn admit(&self, now: impl Fn() -> Timestamp) -> Result<Permit<'_>, Stopped> {
         // Who would be stopped need not wait.
-        self.check(now)?;
+        self.check(now())?;
         let place = Arc::clone(&self.places).acquire_owned().await.expect("it is never closed");
-        let probe = self.take_probe(now)?;
+        let probe = self.take_probe(now())?;
         Ok(Permit { breaker: self, probe, noted: false, _place: place })
     }
 
@@ -97,6 +97,11 @@ impl Breaker {
     /// Whether calls are stopped, save those that find out whether they still need be.
     pub(in super::super) fn is_open(&self) -> bool {
         self.lock().open.is_some()
+    }
+
+    /// For how long nothing is sent.
+    pub(in super::super) fn stopped_for(&self, now: Timestamp) -> Option<Duration> {
+        stopped(&self.lock(), now).map(|stopped| stopped.retry_after)
     }
 
     fn note(&self, grant: Id, error: Option<&ProviderError>, now: Timestamp) {
@@ -293,8 +298,8 @@ mod tests {
     async fn a_probe_that_is_not_made_is_left_to_the_next() {
         let breaker = Breaker::default();
         breaker.note(grant(1), Some(&refused("invalid_client")), START);
-        drop(breaker.admit(START + PROBE).await.expect("the probe"));
-        let mut again = breaker.admit(START + PROBE).await.expect("the probe again");
+        drop(breaker.admit(|| START + PROBE).await.expect("the probe"));
+        let mut again = breaker.admit(|| START + PROBE).await.expect("the probe again");
         again.note(grant(1), None, START + PROBE);
         assert!(breaker.check(START + PROBE).is_ok());
     }

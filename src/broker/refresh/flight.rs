@@ -11,6 +11,7 @@ use tracing::Instrument;
 use super::super::lend::reauthorization;
 use super::super::uptime::Uptime;
 use super::breaker::{Permit, Stopped};
+use super::settle::Attempt;
 use super::{Broker, BrokerError, refusal};
 use crate::domain::grant::Grant;
 use crate::domain::id::Id;
@@ -34,7 +35,8 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// A request may start no later than this after the time from which its lease counts: its answer
 /// must be there before the lease has ended.
-const LATEST_START: Duration = Duration::from_secs(LEASE.as_secs() - TIMEOUT.as_secs() - 1);
+pub(super) const LATEST_START: Duration =
+    Duration::from_secs(LEASE.as_secs() - TIMEOUT.as_secs() - 1);
 
 type Outcome = Result<Held, BrokerError>;
 type Landing = watch::Receiver<Option<Outcome>>;
@@ -72,8 +74,12 @@ impl Flights {
             }
         };
         tokio::time::timeout(PATIENCE, joined).await.unwrap_or_else(|_| {
-            tracing::warn!(provider = %key.provider, "a refresh is not stored yet");
-            Err(BrokerError::StorageUnavailable)
+            tracing::warn!(provider = %key.provider, "a refresh has not ended yet");
+            if !broker.storage_answers() {
+                return Err(BrokerError::StorageUnavailable);
+            }
+            let (provider, retry_after) = (key.provider.clone(), super::super::error::RETRY);
+            Err(BrokerError::ProviderUnavailable { provider, retry_after })
         })
     }
 
@@ -147,6 +153,8 @@ enum Claim {
     /// With the time from before it was claimed.
     Mine(Lease, Uptime),
     Done(Box<Held>),
+    /// Another replica has the lease.
+    Anothers,
 }
 
 impl Broker {
@@ -162,41 +170,53 @@ impl Broker {
             .unwrap_or_else(|_| Err(ProviderError::NotSent("the issuer is slow".to_owned())))
             .map_err(|error| BrokerError::from_provider(name, &error))?;
         let breaker = self.breakers.get(name).ok_or(BrokerError::Internal)?;
-        let mut permit = breaker.admit(now).await.map_err(|stopped| {
-            self.metrics.refresh(name, "stopped");
-            told(name, &stopped)
-        })?;
-        let began = tokio::time::Instant::now();
-        let claim = self.claim(&grant).await;
-        self.metrics.lease_wait(name, began.elapsed());
-        match claim? {
-            Claim::Done(held) => Ok(*held),
-            Claim::Mine(lease, claimed) => {
-                self.send(grant, &server, lease, claimed, &mut permit).await
+        let began = Uptime::now();
+        let ends = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let mut permit = breaker.admit(|| now + began.elapsed()).await.map_err(|stopped| {
+                self.metrics.refresh(name, "stopped");
+                told(name, &stopped)
+            })?;
+            // What has not begun must not begin any more: nobody would wait for its answer.
+            if self.draining.is_cancelled() {
+                return Err(BrokerError::Overloaded);
             }
+            match self.claim(&grant).await? {
+                Claim::Mine(lease, claimed) => {
+                    self.metrics.lease_wait(name, began.elapsed());
+                    return self.send(grant, &server, lease, claimed, &mut permit).await;
+                }
+                Claim::Done(held) => {
+                    self.metrics.lease_wait(name, began.elapsed());
+                    return Ok(*held);
+                }
+                Claim::Anothers => {}
+            }
+            if tokio::time::Instant::now() >= ends {
+                let retry_after = super::super::error::RETRY;
+                return Err(BrokerError::ProviderUnavailable {
+                    provider: name.clone(),
+                    retry_after,
+                });
+            }
+            // Its place is for somebody who has something to send.
+            drop(permit);
+            tokio::time::sleep(POLL + self.random.jitter(POLL)).await;
         }
     }
 
-    /// Claims the lease. Where another has it, waits for the row to change.
+    /// Claims the lease, or tells what another replica does or has done.
     async fn claim(&self, grant: &Grant) -> Result<Claim, BrokerError> {
-        let ends = tokio::time::Instant::now() + PATIENCE;
-        loop {
-            let began = Uptime::now();
-            if let Some(lease) = self.storage.claim_refresh(grant, self.is_settled()).await? {
-                return Ok(Claim::Mine(lease, began));
-            }
-            let held = self.held(&grant.key).await?;
-            if held.grant.id != grant.id || held.grant.version != grant.version {
-                return Ok(Claim::Done(Box::new(held)));
-            }
-            refusal(&held)?;
-            if tokio::time::Instant::now() >= ends {
-                let provider = grant.key.provider.clone();
-                let retry_after = super::super::error::RETRY;
-                return Err(BrokerError::ProviderUnavailable { provider, retry_after });
-            }
-            tokio::time::sleep(POLL + self.random.jitter(POLL)).await;
+        let began = Uptime::now();
+        if let Some(lease) = self.storage.claim_refresh(grant, self.is_settled()).await? {
+            return Ok(Claim::Mine(lease, began));
         }
+        let held = self.held(&grant.key).await?;
+        if held.grant.id != grant.id || held.grant.version != grant.version {
+            return Ok(Claim::Done(Box::new(held)));
+        }
+        refusal(&held)?;
+        Ok(Claim::Anothers)
     }
 
     /// Sends the refresh token, and settles what comes back. `began` is from before the lease was
@@ -239,7 +259,8 @@ impl Broker {
         }
         permit.note(grant.id, answer.as_ref().err(), lease.claimed_at + sent.elapsed());
         self.flights.close_boarding(grant.id);
-        self.settle(&grant, server, &lease, answer).await
+        let attempt = Attempt { grant: &grant, server, lease: &lease, sent };
+        self.settle(&attempt, answer).await
     }
 }
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::super::lend::reauthorization;
+use super::super::uptime::Uptime;
+use super::flight::LATEST_START;
 use super::{Broker, BrokerError};
 use crate::domain::grant::{Grant, GrantState};
 use crate::domain::provider::Server;
@@ -25,18 +27,38 @@ const REAUTHORIZATION: &str = "reauthorization_required";
 /// What is written down where an ID token was another user's.
 const ANOTHER_USER: &str = "another_user";
 
+/// What was sent for which grant, under which lease.
+#[derive(Clone, Copy)]
+pub(super) struct Attempt<'a> {
+    pub(super) grant: &'a Grant,
+    pub(super) server: &'a Server,
+    pub(super) lease: &'a Lease,
+    /// When it was sent first.
+    pub(super) sent: Uptime,
+}
+
+impl Attempt<'_> {
+    /// The longest that a next attempt may wait. While it is not known whether the provider has acted,
+    /// that is within the time in which it would give the same answer again.
+    fn longest_wait(&self, in_doubt: bool) -> Duration {
+        let grace = self.server.refresh_grace;
+        if !in_doubt || grace.is_zero() {
+            return LONGEST_BACKOFF;
+        }
+        (grace.saturating_sub(self.sent.elapsed()) / 2).clamp(SHORTEST_BACKOFF, LONGEST_BACKOFF)
+    }
+}
+
 impl Broker {
     pub(super) async fn settle(
         &self,
-        grant: &Grant,
-        server: &Server,
-        lease: &Lease,
+        attempt: &Attempt<'_>,
         answer: Result<RawAnswer, ProviderError>,
     ) -> Result<Held, BrokerError> {
-        match self.read_answer(grant, server, lease, answer).await? {
-            Read::Tokens(tokens) => self.commit(grant, server, &tokens).await,
-            Read::DeadRefreshToken => self.refused(grant, server, lease).await,
-            Read::AnotherUser(answer) => self.commit_foreign(grant, &answer).await,
+        match self.read_answer(attempt, answer).await? {
+            Read::Tokens(tokens) => self.commit(attempt.grant, attempt.server, &tokens).await,
+            Read::DeadRefreshToken => self.refused(attempt).await,
+            Read::AnotherUser(answer) => self.commit_foreign(attempt.grant, &answer).await,
         }
     }
 
@@ -44,17 +66,16 @@ impl Broker {
     /// back.
     async fn read_answer(
         &self,
-        grant: &Grant,
-        server: &Server,
-        lease: &Lease,
+        attempt: &Attempt<'_>,
         answer: Result<RawAnswer, ProviderError>,
     ) -> Result<Read, BrokerError> {
+        let Attempt { grant, server, lease, .. } = *attempt;
         let answer = match answer {
             Ok(answer) => answer,
             Err(ProviderError::Refused { error, .. }) if error.is_invalid_grant() => {
                 return Ok(Read::DeadRefreshToken);
             }
-            Err(error) => return Err(self.failed(grant, server, lease, &error).await?),
+            Err(error) => return Err(self.failed(attempt, &error).await?),
         };
         let context = Context { scopes: &grant.scopes, issued_at: lease.claimed_at };
         match response::read(&answer, context) {
@@ -68,7 +89,7 @@ impl Broker {
                     Some(Mismatch::Odd(reason)) => {
                         let refresh_token = tokens.refresh_token;
                         let unusable = Unusable { error: None, reason, refresh_token };
-                        return Err(self.commit_partial(grant, server, &answer, unusable).await?);
+                        return Err(self.commit_partial(attempt, &answer, unusable).await?);
                     }
                     None => {}
                 }
@@ -80,9 +101,9 @@ impl Broker {
                     return Ok(Read::DeadRefreshToken);
                 }
                 let error = ProviderError::Refused { status: 200, error };
-                Err(self.failed(grant, server, lease, &error).await?)
+                Err(self.failed(attempt, &error).await?)
             }
-            Err(unusable) => Err(self.commit_partial(grant, server, &answer, unusable).await?),
+            Err(unusable) => Err(self.commit_partial(attempt, &answer, unusable).await?),
         }
     }
 
@@ -121,15 +142,16 @@ impl Broker {
     /// Keeps what a refused answer has: its body and its new refresh token.
     async fn commit_partial(
         &self,
-        grant: &Grant,
-        server: &Server,
+        attempt: &Attempt<'_>,
         answer: &RawAnswer,
         unusable: Unusable,
     ) -> Result<BrokerError, BrokerError> {
+        let Attempt { grant, server, .. } = *attempt;
         tracing::warn!(reason = unusable.reason, "the provider's answer cannot be used whole");
         let disposal = self.disposal(&server.name);
-        let wait = self.backoff(grant.failures, None);
         let refresh_token = unusable.refresh_token.as_ref();
+        // Without one it is perhaps not the provider that has answered, and what that did is unknown.
+        let wait = self.backoff(attempt, refresh_token.is_none(), None);
         let error = unusable.error.unwrap_or_else(|| OAuthError::new(INVALID_RESPONSE));
         let error = ProviderError::Refused { status: 200, error };
         let record = error.to_record();
@@ -152,18 +174,23 @@ impl Broker {
         self.cache.forget(grant.key.hash());
         if flagged {
             self.metrics.refresh(&grant.key.provider, REAUTHORIZATION);
+            return Err(reauthorization(&grant.key));
         }
-        if flagged { Err(reauthorization(&grant.key)) } else { self.held(&grant.key).await }
+        let held = self.held(&grant.key).await?;
+        // Flagged by this very answer, where it was not heard that it was stored.
+        if held.grant.state == GrantState::ReauthorizationRequired {
+            return Err(reauthorization(&grant.key));
+        }
+        Ok(held)
     }
 
     /// Gives the lease back after a failure, with the time until the next try.
     async fn failed(
         &self,
-        grant: &Grant,
-        server: &Server,
-        lease: &Lease,
+        attempt: &Attempt<'_>,
         error: &ProviderError,
     ) -> Result<BrokerError, BrokerError> {
+        let Attempt { grant, server, lease, .. } = *attempt;
         tracing::warn!(%error, "refresh failed");
         self.metrics.refresh(&server.name, "failed");
         if error.refuses_the_broker() {
@@ -173,10 +200,7 @@ impl Broker {
         }
         // Only what was certainly not acted on leaves no doubt about the refresh token.
         let intent_stays = error.is_ambiguous() || lease.intent_was_open;
-        let in_doubt = if intent_stays { server.refresh_grace } else { Duration::ZERO };
-        let grace = in_doubt.saturating_sub(lease.claimed_at.since(lease.intent_at));
-        let longest = if grace.is_zero() { LONGEST_BACKOFF } else { within(grace) };
-        let wait = self.backoff_up_to(longest, grant.failures, error.retry_after());
+        let wait = self.backoff(attempt, intent_stays, error.retry_after());
         self.storage
             .release(grant, lease.owner, intent_stays, Some(wait), &error.to_record())
             .await?;
@@ -190,21 +214,19 @@ impl Broker {
     }
 
     /// The provider says that the refresh token is dead. Perhaps another one lives.
-    async fn refused(
-        &self,
-        grant: &Grant,
-        server: &Server,
-        lease: &Lease,
-    ) -> Result<Held, BrokerError> {
+    async fn refused(&self, attempt: &Attempt<'_>) -> Result<Held, BrokerError> {
+        let Attempt { grant, server, lease, .. } = *attempt;
         let held = self.held(&grant.key).await?;
         if held.grant.id != grant.id || held.grant.version != grant.version {
             return Ok(held);
         }
+        let began = Uptime::now();
         if let Some(fallback) = &lease.fallback
             && self.storage.renew_lease(grant, lease.owner).await?
+            && began.elapsed() <= LATEST_START
         {
             tracing::warn!("the refresh token is dead; trying the fallback");
-            if let Some(held) = self.try_fallback(grant, server, lease, fallback).await? {
+            if let Some(held) = self.try_fallback(attempt, fallback).await? {
                 return Ok(held);
             }
         }
@@ -223,13 +245,12 @@ impl Broker {
     /// One try with the refresh token that lost to a sibling. Absent where it is dead too.
     async fn try_fallback(
         &self,
-        grant: &Grant,
-        server: &Server,
-        lease: &Lease,
+        attempt: &Attempt<'_>,
         fallback: &SecretString,
     ) -> Result<Option<Held>, BrokerError> {
+        let Attempt { grant, server, .. } = *attempt;
         let answer = self.providers.http().refresh(server, fallback).await;
-        match self.read_answer(grant, server, lease, answer).await? {
+        match self.read_answer(attempt, answer).await? {
             Read::Tokens(mut tokens) => {
                 // A provider that does not rotate returns none: then the fallback is the one.
                 tokens.refresh_token.get_or_insert_with(|| fallback.clone());
@@ -240,26 +261,17 @@ impl Broker {
         }
     }
 
-    fn backoff(&self, failures: u32, retry_after: Option<Duration>) -> Duration {
-        self.backoff_up_to(LONGEST_BACKOFF, failures, retry_after)
-    }
-
     /// Full jitter from 1 s, doubled with every failure; what the provider asks for comes first.
-    fn backoff_up_to(
+    fn backoff(
         &self,
-        longest: Duration,
-        failures: u32,
+        attempt: &Attempt<'_>,
+        in_doubt: bool,
         retry_after: Option<Duration>,
     ) -> Duration {
-        let most = Duration::from_secs(1 << failures.min(9)).min(longest);
+        let doubled = Duration::from_secs(1 << attempt.grant.failures.min(9));
+        let most = doubled.min(attempt.longest_wait(in_doubt));
         retry_after.unwrap_or_default().max(self.random.jitter(most))
     }
-}
-
-/// How long a refresh may wait that the provider has perhaps acted upon, while `grace` is left in which
-/// it would give the same answer again.
-fn within(grace: Duration) -> Duration {
-    (grace / 2).max(SHORTEST_BACKOFF)
 }
 
 enum Read {

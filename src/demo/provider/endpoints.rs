@@ -70,19 +70,20 @@ pub(super) async fn token(
     let params = Params::parse(&body);
     let (grant_type, refresh_token) = (params.get("grant_type"), params.get("refresh_token"));
     inner.records().ledger.token_call_arrived(grant_type, refresh_token);
-    let under_way = match refresh_token {
+    let send = match refresh_token {
         Some(token) => Some(inner.faults.send_arrived(digest(token)).await),
         None => None,
     };
-    if under_way.as_ref().is_some_and(|send| send.overlaps) {
-        inner.records().ledger.overlaps += 1;
-    }
     let scripted = inner.faults.token_call_arrived();
     inner.faults.token_endpoint_runs().await;
     let processing = async {
         provider.issue(&headers, &params).await.unwrap_or_else(IntoResponse::into_response)
     };
-    faults::answer(scripted, processing).await
+    let response = faults::answer(scripted, processing).await;
+    if let Some(send) = send {
+        send.answered();
+    }
+    response
 }
 
 pub(super) async fn revoke(

@@ -1,7 +1,8 @@
 //! Scripted answers and pauses, for tests.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -97,27 +98,69 @@ pub(super) struct Faults {
     token_calls: watch::Sender<usize>,
     /// The refresh tokens, by digest, of calls that are under way.
     sends: watch::Sender<HashSet<String>>,
+    /// The calls that had another one with the same refresh token beside them, which was answered.
+    overlaps: AtomicUsize,
+    /// How many calls wait for another one with the same refresh token to end.
+    waiting: Mutex<HashMap<String, usize>>,
 }
 
-/// How long a call whose client has gone may take to be noticed, before it counts as under way beside
-/// another one.
+/// A call that waits for another one with the same refresh token.
+struct Waiting<'a> {
+    faults: &'a Faults,
+    token: &'a str,
+}
+
+impl<'a> Waiting<'a> {
+    fn of(faults: &'a Faults, token: &'a str) -> Self {
+        let mut waiting = faults.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        *waiting.entry(token.to_owned()).or_default() += 1;
+        Self { faults, token }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.faults.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = waiting.get_mut(self.token) {
+            *count -= 1;
+            if *count == 0 {
+                waiting.remove(self.token);
+            }
+        }
+    }
+}
+
+/// How long it may take to be noticed that a client has gone.
 const GONE: Duration = Duration::from_millis(500);
 
-/// A call with a refresh token, until it ends or its client goes.
-pub(super) struct Send {
+/// A call with a refresh token, until it is answered or its client goes.
+pub(super) struct TokenSend {
     faults: Arc<Faults>,
     token: String,
-    /// Whether it came while another call with the same token was under way.
-    pub(super) overlaps: bool,
+    /// Whether it is the one that stands for its token.
+    first: bool,
+    answered: bool,
 }
 
-impl Drop for Send {
+impl TokenSend {
+    /// The call has its answer.
+    pub(super) fn answered(mut self) {
+        self.answered = true;
+    }
+}
+
+impl Drop for TokenSend {
     fn drop(&mut self) {
-        if !self.overlaps {
-            self.faults.sends.send_modify(|sends| {
-                sends.remove(&self.token);
-            });
+        if !self.first {
+            return;
         }
+        self.faults.sends.send_modify(|sends| {
+            sends.remove(&self.token);
+            // Whoever waits for the end of this one came while it was under way.
+            if self.answered && self.faults.waiting(&self.token) {
+                self.faults.overlaps.fetch_add(1, Ordering::SeqCst);
+            }
+        });
     }
 }
 
@@ -144,25 +187,47 @@ impl Faults {
         scripted
     }
 
-    /// Takes note of a call with this refresh token.
-    pub(super) async fn send_arrived(self: &Arc<Self>, token: String) -> Send {
+    /// Takes note of a call with this refresh token. Where another one with it is under way, waits until
+    /// that is answered, which makes them overlap, or until its client is seen to have gone.
+    pub(super) async fn send_arrived(self: &Arc<Self>, token: String) -> TokenSend {
+        let enter = || {
+            let mut entered = false;
+            self.sends.send_if_modified(|sends| {
+                entered = sends.insert(token.clone());
+                entered
+            });
+            entered
+        };
+        let send = |first| {
+            let (faults, token) = (Arc::clone(self), token.clone());
+            TokenSend { faults, token, first, answered: false }
+        };
+        if enter() {
+            return send(true);
+        }
+        let _waiting = Waiting::of(self, &token);
         let mut sends = self.sends.subscribe();
         let entered = async {
-            loop {
-                let mut mine = false;
-                self.sends.send_if_modified(|sends| {
-                    mine = sends.insert(token.clone());
-                    mine
-                });
-                if mine {
-                    return;
-                }
+            while !enter() {
                 // An error would mean that the sender is gone, but `self` has it.
                 drop(sends.wait_for(|sends| !sends.contains(&token)).await);
             }
         };
-        let overlaps = tokio::time::timeout(GONE, entered).await.is_err();
-        Send { faults: Arc::clone(self), token, overlaps }
+        if tokio::time::timeout(GONE, entered).await.is_ok() {
+            return send(true);
+        }
+        self.overlaps.fetch_add(1, Ordering::SeqCst);
+        send(false)
+    }
+
+    fn waiting(&self, token: &str) -> bool {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.contains_key(token)
+    }
+
+    /// How many calls overlapped with another one of the same refresh token.
+    pub(super) fn overlaps(&self) -> usize {
+        self.overlaps.load(Ordering::SeqCst)
     }
 
     /// Gives a revocation call its script.

@@ -24,7 +24,7 @@ impl Storage {
         disposal: impl Fn(&Name) -> Disposal<'a>,
     ) -> Result<usize, StorageError> {
         let due = authorizations::Entity::find()
-            .filter(Expr::col(authorizations::Column::ExpiresAt).lte(self.now_expr()))
+            .filter(Expr::col(authorizations::Column::ExpiresAt).lte(self.now_once()))
             .order_by_asc(authorizations::Column::ExpiresAt)
             .limit(limit)
             .all(&self.db)

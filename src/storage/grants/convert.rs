@@ -27,7 +27,7 @@ impl Storage {
         Ok(Held { grant, access_token, leased, now })
     }
 
-    fn access_token(
+    pub(super) fn access_token(
         &self,
         grant: &Grant,
         token: access_tokens::Model,

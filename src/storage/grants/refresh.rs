@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::{
     ACTIVE, FALLBACK, LAST_ANSWER, REAUTHORIZATION_REQUIRED, REFRESH_TOKEN, convert, place,
@@ -12,8 +12,8 @@ use super::{
 use crate::domain::grant::{Grant, Version};
 use crate::domain::id::Id;
 use crate::domain::time::{Timestamp, millis};
-use crate::domain::token::{DoomedToken, RawAnswer, TokenKind, TokenSet};
-use crate::storage::entity::grants;
+use crate::domain::token::{AccessToken, DoomedToken, RawAnswer, TokenKind, TokenSet};
+use crate::storage::entity::{access_tokens, grants};
 use crate::storage::revocations::{Disposal, NewRevocations};
 use crate::storage::{Storage, StorageError, Write};
 
@@ -34,8 +34,6 @@ pub struct Lease {
     pub fallback: Option<SecretString>,
     /// Whether an earlier refresh may have been sent without its answer being stored.
     pub intent_was_open: bool,
-    /// Since when a refresh token may have been sent, on the database's clock.
-    pub intent_at: Timestamp,
 }
 
 /// What became of a refresh's answer.
@@ -114,7 +112,6 @@ impl Storage {
             refresh_token,
             fallback,
             intent_was_open: model.intent_at.is_some_and(|at| at < claimed_at),
-            intent_at: Timestamp::from_millis(model.intent_at.unwrap_or(claimed_at)),
         }))
     }
 
@@ -231,7 +228,7 @@ impl Storage {
         let access = &tokens.access_token;
         let write = self.begin().await?;
         let mut update = self
-            .commit_columns(grant, tokens.refresh_token.as_ref())
+            .commit_columns(grant, tokens.refresh_token.as_ref(), false)
             .col_expr(grants::Column::State, Expr::value(ACTIVE))
             .col_expr(grants::Column::Scopes, Expr::value(access.scopes.to_string()))
             .col_expr(grants::Column::IssuedAt, Expr::value(access.issued_at.millis()))
@@ -259,6 +256,9 @@ impl Storage {
         let outcome = if stored {
             self.put_access_token(&write, grant.id, &grant.key, access).await?;
             Committed::Stored
+        } else if self.has_access_token(&write, grant, access).await? {
+            // By this very commit, of which it was not heard that it succeeded.
+            Committed::Stored
         } else {
             let mut doomed = vec![DoomedToken {
                 kind: TokenKind::Access,
@@ -277,7 +277,8 @@ impl Storage {
     }
 
     /// Commits an answer that could not be used whole: its raw body and its new refresh token are
-    /// kept, the access token stays as it was.
+    /// kept, the access token stays as it was. Without a new refresh token it is still not known
+    /// whether the old one has been used.
     ///
     /// # Errors
     ///
@@ -294,7 +295,7 @@ impl Storage {
         let write = self.begin().await?;
         let sealed = self.seal_answer(place(grant, LAST_ANSWER), answer);
         let stored = self
-            .commit_columns(grant, refresh_token)
+            .commit_columns(grant, refresh_token, refresh_token.is_none())
             .col_expr(grants::Column::State, Expr::value(ACTIVE))
             .col_expr(grants::Column::NextAttemptAt, self.now_expr().add(millis(wait)))
             .col_expr(grants::Column::NextRefreshAt, self.now_expr().add(millis(wait)))
@@ -338,7 +339,7 @@ impl Storage {
         let sealed = self.seal_answer(place(grant, LAST_ANSWER), answer);
         let _turn = self.turn().await;
         let stored = self
-            .commit_columns(grant, None)
+            .commit_columns(grant, None, false)
             .col_expr(grants::Column::State, Expr::value(REAUTHORIZATION_REQUIRED))
             .col_expr(grants::Column::NextRefreshAt, Expr::value(Option::<i64>::None))
             .col_expr(grants::Column::LastAnswer, Expr::value(sealed))
@@ -354,6 +355,7 @@ impl Storage {
         &self,
         grant: &Grant,
         refresh_token: Option<&SecretString>,
+        intent_stays: bool,
     ) -> sea_orm::UpdateMany<grants::Entity> {
         let mut update = grants::Entity::update_many()
             .col_expr(
@@ -362,8 +364,10 @@ impl Storage {
             )
             .col_expr(grants::Column::UpdatedAt, self.now_expr())
             .col_expr(grants::Column::LeaseOwner, Expr::value(Option::<Vec<u8>>::None))
-            .col_expr(grants::Column::LeaseUntil, Expr::value(Option::<i64>::None))
-            .col_expr(grants::Column::IntentAt, Expr::value(Option::<i64>::None));
+            .col_expr(grants::Column::LeaseUntil, Expr::value(Option::<i64>::None));
+        if !intent_stays {
+            update = update.col_expr(grants::Column::IntentAt, Expr::value(Option::<i64>::None));
+        }
         if let Some(token) = refresh_token {
             let sealed = self.seal(place(grant, REFRESH_TOKEN), token);
             update = update
@@ -375,6 +379,23 @@ impl Storage {
                 );
         }
         update.filter(of_version(grant.id, grant.version))
+    }
+
+    /// Whether a grant's access token is this one.
+    async fn has_access_token(
+        &self,
+        write: &Write,
+        grant: &Grant,
+        access: &AccessToken,
+    ) -> Result<bool, StorageError> {
+        let found = access_tokens::Entity::find()
+            .filter(access_tokens::Column::GrantId.eq(grant.id.as_bytes().to_vec()))
+            .one(&**write)
+            .await?;
+        let Some(found) = found else { return Ok(false) };
+        // One that does not open is not this one.
+        let opened = self.access_token(grant, found);
+        Ok(opened.is_ok_and(|found| found.value.expose_secret() == access.value.expose_secret()))
     }
 
     /// Where the tokens of an answer go whose commit found another edition.

@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use sea_orm::sea_query::{Expr, ExprTrait, LockBehavior, LockType, Query};
-use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{
+    ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+};
 
 use super::refresh::of_version;
 use super::{ACTIVE, GRANTS, convert};
 use crate::domain::grant::Grant;
 use crate::domain::id::Id;
+use crate::domain::name::Name;
 use crate::domain::time::{Timestamp, millis};
 use crate::storage::entity::grants;
 use crate::storage::{Storage, StorageError, rows};
@@ -18,15 +21,25 @@ use crate::storage::{Storage, StorageError, rows};
 const LOOK: Duration = Duration::from_secs(60);
 
 impl Storage {
-    /// Up to `limit` grants of which a refresh token may have been sent without its answer being
-    /// stored, and that nobody refreshes now: the oldest first.
+    /// Up to `limit` grants at these providers of which a refresh token may have been sent without its
+    /// answer being stored, and that nobody refreshes now: the oldest first, without those to be
+    /// passed over.
     ///
     /// # Errors
     ///
     /// [`StorageError`].
-    pub async fn open_intents(&self, limit: u64) -> Result<Vec<Grant>, StorageError> {
+    pub async fn open_intents(
+        &self,
+        providers: &[Name],
+        passed_over: &[Id],
+        limit: u64,
+    ) -> Result<Vec<Grant>, StorageError> {
         let found = grants::Entity::find()
             .filter(grants::Column::IntentAt.is_not_null())
+            .filter(grants::Column::Provider.is_in(providers.iter().map(Name::as_str)))
+            .filter(
+                grants::Column::Id.is_not_in(passed_over.iter().map(|id| id.as_bytes().to_vec())),
+            )
             .filter(grants::Column::State.eq(ACTIVE))
             .filter(self.past_or_absent(grants::Column::LeaseUntil))
             .filter(self.past_or_absent(grants::Column::NextAttemptAt))
@@ -44,24 +57,52 @@ impl Storage {
     ///
     /// [`StorageError`].
     pub async fn claim_due(&self, limit: u64) -> Result<Vec<Grant>, StorageError> {
-        let due = || Expr::col(grants::Column::NextRefreshAt).lte(self.now_expr());
         let mut ids = Query::select();
         ids.column(grants::Column::Id)
             .from(grants::Entity)
-            .and_where(due())
+            .and_where(Expr::col(grants::Column::NextRefreshAt).lte(self.now_once()))
             .and_where(grants::Column::State.eq(ACTIVE))
             .order_by(grants::Column::NextRefreshAt, sea_orm::Order::Asc)
-            .limit(limit)
-            // On SQLite, which has one writer, the lock clause is left out.
-            .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked);
-        let _turn = self.turn().await;
+            .limit(limit);
+        // Mostly there is nothing, and then nobody else need wait for a look.
+        if self.db.query_one(&ids).await?.is_none() {
+            return Ok(Vec::new());
+        }
+        let write = self.begin().await?;
+        // On SQLite, which has one writer, the lock clause is left out.
+        ids.lock_with_behavior(LockType::Update, LockBehavior::SkipLocked);
+        let ids = rows::ids(write.query_all(&ids).await?)?;
         let claimed = grants::Entity::update_many()
             .col_expr(grants::Column::NextRefreshAt, self.now_expr().add(millis(LOOK)))
-            .filter(Expr::col(grants::Column::Id).in_subquery(ids))
-            .filter(due())
-            .exec_with_returning(&self.db)
+            .filter(grants::Column::Id.is_in(ids))
+            .exec_with_returning(&*write)
             .await?;
+        write.commit().await?;
         Ok(readable(claimed))
+    }
+
+    /// Has up to `limit` grants of a provider looked at that nobody was to look at before their next
+    /// use. Gives how many there were.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`].
+    pub async fn look_at_all(&self, provider: &Name, limit: u64) -> Result<u64, StorageError> {
+        let mut ids = Query::select();
+        ids.column(grants::Column::Id)
+            .from(grants::Entity)
+            .and_where(grants::Column::Provider.eq(provider.as_str()))
+            .and_where(grants::Column::NextRefreshAt.is_null())
+            .and_where(grants::Column::RefreshToken.is_not_null())
+            .and_where(grants::Column::State.eq(ACTIVE))
+            .limit(limit);
+        let _turn = self.turn().await;
+        let stamped = grants::Entity::update_many()
+            .col_expr(grants::Column::NextRefreshAt, self.now_expr())
+            .filter(Expr::col(grants::Column::Id).in_subquery(ids))
+            .exec(&self.db)
+            .await?;
+        Ok(stamped.rows_affected)
     }
 
     /// When a grant that was claimed is to be looked at again. Absent: not before it is used. Without
@@ -116,7 +157,7 @@ impl Storage {
     }
 
     fn past_or_absent(&self, column: grants::Column) -> Condition {
-        Condition::any().add(column.is_null()).add(Expr::col(column).lt(self.now_expr()))
+        Condition::any().add(column.is_null()).add(Expr::col(column).lt(self.now_once()))
     }
 }
 

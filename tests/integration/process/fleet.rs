@@ -15,6 +15,7 @@ mod stopped;
 mod terminated;
 mod unstored;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -173,6 +174,22 @@ impl Fleet {
         self.count("SELECT count(*) FROM grants WHERE intent_at IS NOT NULL").await
     }
 
+    /// How many refreshes are open whose replicas have ended: those that stay open for longer than a
+    /// living one needs, and for less than a lease lasts.
+    async fn left_open(&self) -> usize {
+        let open = "SELECT encode(id, 'hex') || lease_until AS lease FROM grants \
+                    WHERE intent_at IS NOT NULL AND lease_until IS NOT NULL";
+        let leases = || async {
+            let statement = Statement::from_string(DbBackend::Postgres, open);
+            let rows = self.database.query_all_raw(statement).await.expect("a statement");
+            let leases = rows.iter().map(|row| row.try_get("", "lease").expect("a text"));
+            leases.collect::<BTreeSet<String>>()
+        };
+        let before = leases().await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        before.intersection(&leases().await).count()
+    }
+
     /// Waits until nobody holds a refresh of which it is not known what became of it.
     async fn settled(&self) {
         while self.open_intents().await > 0 {
@@ -180,10 +197,11 @@ impl Fleet {
         }
     }
 
-    /// Waits until a statement waits for a lock of somebody else's.
+    /// Waits until a refresh waits for a lock of somebody else's.
     async fn waits_for_lock(&self) {
         let waiting = "SELECT count(*) FROM pg_stat_activity \
-                       WHERE wait_event_type = 'Lock' AND datname = current_database()";
+                       WHERE wait_event_type = 'Lock' AND query LIKE '%lease_owner%' \
+                       AND datname = current_database()";
         while self.count(waiting).await == 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

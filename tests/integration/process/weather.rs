@@ -30,7 +30,11 @@ pub struct Conditions {
     pub busy: u32,
     /// A page instead of the provider's answer, before it has done its part.
     pub garbage: u32,
+    /// The same after it has.
+    pub garbled: u32,
 }
+
+const PAGE: &str = "<html>Welcome</html>";
 
 /// Fair unless a test decides otherwise.
 pub struct Weather(Mutex<State>);
@@ -53,6 +57,7 @@ enum Fate {
     Fair,
     Dropped,
     Lost,
+    Garbled,
     Hung,
     Instead(u16, &'static str),
 }
@@ -95,6 +100,7 @@ impl Weather {
                 Response::new(Body::from_stream(stream::iter([Err::<Vec<u8>, _>(broken)])))
             }
             Fate::Lost => StatusCode::BAD_GATEWAY.into_response(),
+            Fate::Garbled => PAGE.into_response(),
             Fate::Fair | Fate::Instead(..) | Fate::Hung => response,
         }
     }
@@ -110,10 +116,11 @@ impl Weather {
         let fates = [
             (conditions.dropped, Fate::Dropped),
             (conditions.lost, Fate::Lost),
+            (conditions.garbled, Fate::Garbled),
             (conditions.hung, Fate::Hung),
             (conditions.refused, Fate::Instead(503, "")),
             (conditions.busy, Fate::Instead(429, "")),
-            (conditions.garbage, Fate::Instead(200, "<html>Welcome</html>")),
+            (conditions.garbage, Fate::Instead(200, PAGE)),
         ];
         let mut fate = Fate::Fair;
         for (share, candidate) in fates {

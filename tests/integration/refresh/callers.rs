@@ -18,6 +18,7 @@ pub fn trials() -> Vec<Trial> {
         trial("refresh::a_refresh_whose_callers_have_gone_is_stored", all_gone),
         trial("refresh::a_deadline_ends_the_call_and_not_the_refresh", deadline),
         trial("refresh::callers_that_go_at_random_moments_lose_nothing", random_moments),
+        trial("refresh::a_living_token_is_not_kept_back_by_a_provider_that_hangs", hanging),
         trial("refresh::none_of_64_callers_on_sqlite_is_told_of_a_lock", crowd),
         trial("refresh::twenty_grants_and_ten_callers_each_are_twenty_calls", many_grants),
         trial("refresh::an_etag_that_is_not_current_costs_no_call", stale_etag),
@@ -242,4 +243,18 @@ async fn crowd() {
     }
     let ledger = world.provider.ledger();
     assert_eq!((ledger.refreshes, ledger.living_refresh_tokens), (5 * CALLERS, 0));
+}
+
+/// The refresh is held at the provider until this has ended: nobody waits for it.
+async fn hanging() {
+    let world = World::start().await;
+    let old = world.granted("u1").await;
+    world.advance(super::LATE);
+    let held = world.provider.pause_token_endpoint();
+    let lent = super::get_for(&world, "u1", super::HALF).await.expect("the old token");
+    assert_eq!(lent.access_token, old);
+    drop(held);
+    // What was begun for this caller is there for the next one.
+    while get(&world, "u1").await.expect("a token").access_token == old {}
+    nothing_lost(&world, "u1", 1).await;
 }

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use libtest_mimic::Trial;
 use token_broker::domain::grant::Grant;
+use token_broker::domain::id::Id;
 use token_broker::domain::time::Timestamp;
+use token_broker::storage::LEASE;
 
-use super::backend::{Backend, Store, TOKEN_LIFETIME, at_once, disposal, key, tokens};
+use super::backend::{Backend, Store, TOKEN_LIFETIME, at_once, disposal, key, key_at, tokens};
+use crate::harness::world::name;
 
 pub fn trials<B: Backend>() -> Vec<Trial> {
     vec![
@@ -16,6 +19,8 @@ pub fn trials<B: Backend>() -> Vec<Trial> {
         B::trial("a_grant_that_was_let_go_is_looked_at_when_it_is_used", let_go::<B>),
         B::trial("a_look_is_not_put_off_past_a_refresh", put_off::<B>),
         B::trial("a_flagged_grant_is_not_due", flagged::<B>),
+        B::trial("what_was_let_go_can_be_looked_at_anew", anew::<B>),
+        B::trial("open_refreshes_of_others_are_found_past_those_that_cannot_be_had", open::<B>),
     ]
 }
 
@@ -126,4 +131,39 @@ async fn flagged<B: Backend>() {
     note_used(&store, &grant).await;
     store.advance(TOKEN_LIFETIME);
     assert!(claimed(&store).await.is_empty());
+}
+
+async fn anew<B: Backend>() {
+    let store = Store::new::<B>().await;
+    let grant = store.grant(&key("u1"), "1").await;
+    store.grant(&key_at("helper", "other", "u1", ""), "2").await;
+    store.storage.look_again(&grant, None).await.expect("storage");
+    let look = || store.storage.look_at_all(&grant.key.provider, 10);
+    assert_eq!(look().await.expect("storage"), 1);
+    assert_eq!(look().await.expect("storage"), 0);
+    assert_eq!(claimed(&store).await.iter().map(|g| g.id).collect::<Vec<_>>(), [grant.id]);
+}
+
+async fn open<B: Backend>() {
+    let store = Store::new::<B>().await;
+    let mut grants = Vec::new();
+    for (provider, number) in [("down", 1), ("down", 2), ("acme", 3), ("acme", 4)] {
+        let key = key_at("helper", provider, &format!("u{number}"), "");
+        let grant = store.grant(&key, &number.to_string()).await;
+        store.storage.claim_refresh(&grant, true).await.expect("storage").expect("a lease");
+        grants.push(grant);
+    }
+    store.advance(LEASE + Duration::from_millis(1));
+    let open = |providers: &'static [&'static str], over: Vec<Id>| {
+        let store = store.clone();
+        async move {
+            let names: Vec<_> = providers.iter().map(|provider| name(provider)).collect();
+            let open = store.storage.open_intents(&names, &over, 1).await.expect("storage");
+            open.into_iter().map(|grant| grant.id).collect::<Vec<_>>()
+        }
+    };
+    assert_eq!(open(&["down", "acme"], Vec::new()).await, [grants[0].id]);
+    assert_eq!(open(&["acme"], Vec::new()).await, [grants[2].id]);
+    assert_eq!(open(&["acme"], vec![grants[2].id]).await, [grants[3].id]);
+    assert!(open(&[], Vec::new()).await.is_empty());
 }

@@ -268,7 +268,7 @@ impl Store {
 
     /// Everything of the outbox that is due.
     pub async fn due(&self) -> Vec<String> {
-        values(&self.storage.claim_revocations(100).await.expect("storage"))
+        values(&self.storage.claim_revocations(&name("acme"), 100).await.expect("storage"))
     }
 
     /// How many entries the outbox has, due or not.

@@ -60,7 +60,7 @@ async fn crowd<B: Backend>() {
         let token = beside.served(&key(&format!("u{index}"))).await;
         assert_eq!(token, format!("access-{index}-{ROUNDS}"));
     }
-    let entries = beside.storage.claim_revocations(100).await.expect("storage");
+    let entries = beside.storage.claim_revocations(&name("acme"), 100).await.expect("storage");
     assert!(entries.is_empty());
 }
 

@@ -9,6 +9,7 @@ use token_broker::storage::Revocation;
 use super::backend::{
     Backend, CONFIRMATION_TTL, Store, TOKEN_LIFETIME, at_once, disposal, key, tokens, values,
 };
+use crate::harness::world::name;
 
 /// How long a claim lasts.
 const CLAIM: Duration = Duration::from_secs(15);
@@ -25,7 +26,7 @@ pub fn trials<B: Backend>() -> Vec<Trial> {
 }
 
 async fn claim(store: &Store) -> Vec<Revocation> {
-    store.storage.claim_revocations(100).await.expect("storage")
+    store.storage.claim_revocations(&name("acme"), 100).await.expect("storage")
 }
 
 /// Fills the outbox with the tokens of a grant of this subject, due at once.
@@ -72,7 +73,7 @@ async fn limit<B: Backend>() {
     }
     let mut seen = Vec::new();
     for expected in [4, 2, 0] {
-        let claimed = store.storage.claim_revocations(4).await.expect("storage");
+        let claimed = store.storage.claim_revocations(&name("acme"), 4).await.expect("storage");
         assert_eq!(claimed.len(), expected);
         seen.extend(values(&claimed));
     }

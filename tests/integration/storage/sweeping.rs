@@ -188,7 +188,7 @@ async fn damaged<B: Backend>() {
         let seen = store.storage.find_authorization(None, id).await.expect("storage");
         assert_eq!(seen.expect("an authorization").authorization.state, State::Expired);
     }
-    let entries = store.storage.claim_revocations(100).await.expect("storage");
+    let entries = store.storage.claim_revocations(&name("acme"), 100).await.expect("storage");
     assert_eq!(super::backend::values(&entries), ["access-2", "refresh-2"]);
 
     // One unreadable entry of the outbox does not keep the other from its turn.
@@ -196,6 +196,6 @@ async fn damaged<B: Backend>() {
     sealed.truncate(8);
     store.set_column(DOOMED, entries[0].id, sealed).await;
     store.advance(Duration::from_secs(15));
-    let left = store.storage.claim_revocations(100).await.expect("storage");
+    let left = store.storage.claim_revocations(&name("acme"), 100).await.expect("storage");
     assert_eq!(left.iter().map(|entry| entry.id).collect::<Vec<_>>(), [entries[1].id]);
 }

@@ -40,7 +40,9 @@ async fn once() {
     }
     let began = Instant::now();
     fleet.execute(DUE).await;
-    let let_go = "SELECT count(*) FROM grants WHERE next_refresh_at IS NULL";
+    // Not those that were refreshed, and not used since.
+    let let_go =
+        "SELECT count(*) FROM grants WHERE next_refresh_at IS NULL AND last_used_at IS NULL";
     while fleet.site.provider.ledger().refreshes < used.len() || fleet.count(let_go).await < idle {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }

@@ -1,5 +1,7 @@
 //! Replicas whose clocks are wrong.
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use libtest_mimic::Trial;
 
 use super::grants::seed_grants;
@@ -15,6 +17,8 @@ pub fn trials() -> Vec<Trial> {
     )]
 }
 
+const MINUTES: Duration = Duration::from_secs(300);
+
 /// As long as an access token of the provider lives.
 const WRONG: [&str; 2] = ["-300s", "+300s"];
 
@@ -28,6 +32,17 @@ async fn five_minutes_apart() {
         let variables =
             [("LD_PRELOAD", library), ("FAKETIME", wrong), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")];
         fleet.restart_with(number, &variables).await;
+    }
+    for (number, wrong) in [1, 2].into_iter().zip([-300, 300]) {
+        let told = &mut fleet.replicas[number].as_mut().expect("it runs").process.stderr;
+        let line = told.logged("storage answers").await;
+        let told = humantime::parse_rfc3339(line["timestamp"].as_str().expect("a time"));
+        let told = told.expect("a time");
+        let told = told.duration_since(UNIX_EPOCH).expect("after 1970");
+        let now = UNIX_EPOCH.elapsed().expect("after 1970");
+        // By as much as it was told, save for the time since.
+        let shown = if wrong < 0 { now - MINUTES } else { now + MINUTES };
+        assert!(told <= shown && shown - told < MINUTES / 2, "replica {number} says {line}");
     }
     let subjects = seed_grants(&fleet, 10).await;
     let clients = fleet.clients().await;
