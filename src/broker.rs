@@ -17,6 +17,7 @@ mod uptime;
 mod used;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,6 +78,25 @@ pub struct Settings {
     pub cache: Bounds,
     /// Whether grants are refreshed though nobody waits for them.
     pub refresh_ahead: bool,
+    /// How much callers may ask for.
+    pub limits: CallLimits,
+}
+
+/// How much callers may ask of one replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallLimits {
+    /// How long a connection is used. Zero: for ever.
+    pub max_connection_age: Duration,
+    /// How many calls are under way at once, and how many streams are open besides.
+    pub max_concurrent_calls: NonZeroU32,
+}
+
+const MANY_CALLS: NonZeroU32 = NonZeroU32::new(1000).expect("not zero");
+
+impl Default for CallLimits {
+    fn default() -> Self {
+        Self { max_connection_age: Duration::ZERO, max_concurrent_calls: MANY_CALLS }
+    }
 }
 
 /// What [`Broker::new`] takes.

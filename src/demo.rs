@@ -21,7 +21,7 @@ use url::Url;
 
 use self::data::DataDirectory;
 use self::provider::DemoProvider;
-use crate::broker::{Broker, NO_CACHE, Parts, Settings};
+use crate::broker::{Broker, CallLimits, NO_CACHE, Parts, Settings};
 use crate::crypto::random::Random;
 use crate::domain::bot::{ApiKey, Bot, Confirmation, Providers};
 use crate::domain::name::Name;
@@ -229,6 +229,7 @@ async fn broker(
             cache: NO_CACHE,
             // What happens is what the user asks for.
             refresh_ahead: false,
+            limits: CallLimits::default(),
         },
         metrics,
     }))

@@ -9,6 +9,7 @@ mod status;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -30,6 +31,9 @@ const CONTRACT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/contract.bin")
 /// The largest request that is read, in bytes. Every field is bounded far below.
 const MAX_REQUEST: usize = 256 * 1024;
 
+/// How often a connection is asked whether it still lives.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
 /// Serves the broker, health and reflection on a listener until `shutdown`, and then until the
 /// calls under way have ended.
 ///
@@ -48,14 +52,23 @@ pub async fn serve(
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
+    let limits = broker.settings().limits;
     let service = service::Service::new(broker);
     let service = generated::token_broker_service_server::TokenBrokerServiceServer::new(service)
         .max_decoding_message_size(MAX_REQUEST);
     let health = tonic_health::pb::health_server::HealthServer::new(
         tonic_health::server::HealthService::from_health_reporter(health),
     );
-    Server::builder()
+    let mut server = Server::builder()
         .tcp_nodelay(true)
+        // A caller whose machine is gone does not say so.
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        // More than may be under way, so that one too many is told so, and does not wait in silence.
+        .max_concurrent_streams(limits.max_concurrent_calls.get().saturating_mul(2).max(200));
+    if !limits.max_connection_age.is_zero() {
+        server = server.max_connection_age(limits.max_connection_age);
+    }
+    server
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)

@@ -1,14 +1,20 @@
 //! `[grpc]`: where bots call.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use super::address;
 use super::problem::Reported;
 use super::section::Section;
-use super::value::{choice, parsed};
+use super::value::{choice, count, duration, parsed};
+use crate::broker::CallLimits;
 
 /// Keys of later versions.
 const UNSUPPORTED: [&str; 2] = ["tls", "service_accounts"];
+
+const DEFAULT_AGE: Duration = Duration::from_secs(30 * 60);
+
+const MOST_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The gRPC listener.
 #[derive(Debug)]
@@ -17,6 +23,8 @@ pub struct Grpc {
     pub listen: SocketAddr,
     /// Where connections without TLS are taken.
     pub plaintext: Plaintext,
+    /// How much callers may ask for.
+    pub limits: CallLimits,
 }
 
 /// Where connections without TLS are taken. API keys and tokens go over them.
@@ -33,10 +41,14 @@ pub(super) fn read(mut section: Section<'_>) -> Result<Grpc, Reported> {
     let listen = section.or("listen", default, parsed(address::listen));
     let options = [("loopback", Plaintext::Loopback), ("allow", Plaintext::Allow)];
     let plaintext = section.or("plaintext", Plaintext::Loopback, choice(&options));
+    let age = section.or("max_connection_age", DEFAULT_AGE, duration(Duration::ZERO..=MOST_AGE));
+    let default_calls = CallLimits::default().max_concurrent_calls;
+    let calls = section.or("max_concurrent_calls", default_calls, count);
     section.refuse(&UNSUPPORTED);
     section.finish();
 
-    let grpc = Grpc { listen: listen?, plaintext: plaintext? };
+    let limits = CallLimits { max_connection_age: age?, max_concurrent_calls: calls? };
+    let grpc = Grpc { listen: listen?, plaintext: plaintext?, limits };
     // An IPv4 address may come written as IPv6.
     let loopback = grpc.listen.ip().to_canonical().is_loopback();
     if grpc.plaintext == Plaintext::Loopback && !loopback {
@@ -63,6 +75,8 @@ mod tests {
         let grpc = grpc("").expect("a section");
         assert_eq!(grpc.listen.to_string(), "127.0.0.1:50051");
         assert_eq!(grpc.plaintext, Plaintext::Loopback);
+        assert_eq!(grpc.limits.max_connection_age, Duration::from_secs(1800));
+        assert_eq!(grpc.limits.max_concurrent_calls.get(), 1000);
     }
 
     #[test]

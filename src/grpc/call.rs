@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use opentelemetry::trace::Status;
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Code, Request};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
@@ -16,17 +17,25 @@ pub(super) struct Method {
     pub(super) name: &'static str,
     /// As traces and metrics name it: with its service.
     pub(super) full: &'static str,
+    pub(super) is_stream: bool,
 }
 
 macro_rules! method {
     ($name:literal) => {
-        Method { name: $name, full: concat!("tokenbroker.v1.TokenBrokerService/", $name) }
+        method!($name, false)
+    };
+    ($name:literal, $is_stream:literal) => {
+        Method {
+            name: $name,
+            full: concat!("tokenbroker.v1.TokenBrokerService/", $name),
+            is_stream: $is_stream,
+        }
     };
 }
 
 pub(super) const AUTHORIZE: Method = method!("Authorize");
 pub(super) const GET_AUTHORIZATION: Method = method!("GetAuthorization");
-pub(super) const WATCH_AUTHORIZATION: Method = method!("WatchAuthorization");
+pub(super) const WATCH_AUTHORIZATION: Method = method!("WatchAuthorization", true);
 pub(super) const CONFIRM_AUTHORIZATION: Method = method!("ConfirmAuthorization");
 pub(super) const CANCEL_AUTHORIZATION: Method = method!("CancelAuthorization");
 pub(super) const GET_TOKEN: Method = method!("GetToken");
@@ -44,6 +53,8 @@ pub(super) struct Call {
     began: Instant,
     metrics: Metrics,
     code: Code,
+    /// Among the calls that may be under way at once.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl Call {
@@ -55,7 +66,13 @@ impl Call {
             metrics: metrics.clone(),
             // Unless something else is heard of it, its caller has gone.
             code: Code::Cancelled,
+            place: None,
         }
+    }
+
+    /// Keeps a place for as long as the call lasts.
+    pub(super) fn hold(&mut self, place: OwnedSemaphorePermit) {
+        self.place = Some(place);
     }
 
     /// Nothing of what a stranger says of traces is believed.

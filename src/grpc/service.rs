@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use futures::{FutureExt, Stream, StreamExt};
 use token_broker_client::proto;
+use tokio::sync::Semaphore;
 use tonic::{Code, Request, Response, Status};
 use tracing::Instrument;
 
@@ -23,12 +24,16 @@ use crate::domain::bot::Bot;
 pub(super) struct Service {
     broker: Arc<Broker>,
     callers: Callers,
+    calls: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
 }
 
 impl Service {
     pub(super) fn new(broker: Arc<Broker>) -> Self {
         let callers = Callers::new(broker.bots());
-        Self { broker, callers }
+        let places = broker.settings().limits.max_concurrent_calls.get() as usize;
+        let semaphore = || Arc::new(Semaphore::new(places));
+        Self { broker, callers, calls: semaphore(), streams: semaphore() }
     }
 
     /// Who calls, and whether it may.
@@ -38,6 +43,13 @@ impl Service {
         if admitted.is_err() {
             call.distrust();
         }
+        // Streams last long, and must not keep calls out.
+        let places = if method.is_stream { &self.streams } else { &self.calls };
+        let admitted = admitted.and_then(|bot| {
+            let place = Arc::clone(places).try_acquire_owned();
+            call.hold(place.map_err(|_| CallError::Broker(BrokerError::Overloaded))?);
+            Ok(bot)
+        });
         Begun { call, admitted }
     }
 

@@ -4,6 +4,7 @@ mod authorizations;
 mod edges;
 mod expiry;
 mod invalid;
+mod limits;
 mod lists;
 mod namespaces;
 mod policy;
@@ -22,6 +23,7 @@ pub fn trials() -> Vec<Trial> {
         edges::trials(),
         expiry::trials(),
         invalid::trials(),
+        limits::trials(),
         lists::trials(),
         namespaces::trials(),
         policy::trials(),

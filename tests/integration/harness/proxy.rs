@@ -40,6 +40,11 @@ impl Proxy {
         Self { address, rules, made }
     }
 
+    /// How many connections were made so far.
+    pub fn connections(&self) -> u64 {
+        self.made.load(Ordering::SeqCst)
+    }
+
     /// Every connection breaks, and new ones end at once, until [`Proxy::mend`].
     pub fn cut(&self) {
         self.rules.send_modify(|rules| rules.cut = true);

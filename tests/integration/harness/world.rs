@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
-use token_broker::broker::{Broker, NO_CACHE, Parts, Settings};
+use token_broker::broker::{Broker, CallLimits, NO_CACHE, Parts, Settings};
 use token_broker::crypto::keyring::Keyring;
 use token_broker::crypto::random::Random;
 use token_broker::demo::provider::{self, DemoProvider};
@@ -143,6 +143,7 @@ impl World {
                 cache: NO_CACHE,
                 // Nor may a refresh come that the test does not ask for.
                 refresh_ahead: false,
+                limits: CallLimits::default(),
             },
             provider_timeout: Duration::from_secs(10),
             token_lifetime: Duration::from_secs(300),

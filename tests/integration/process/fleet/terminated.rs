@@ -7,24 +7,33 @@ use std::time::Duration;
 use libtest_mimic::Trial;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use token_broker_client::Client;
+use token_broker_client::{ApiKey, Client};
 use tokio::time::Instant;
+use tonic::transport::channel::Change;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use super::grants::seed_grants;
-use super::{Directory, Fleet};
+use super::{Directory, Fleet, REPLICAS};
 use crate::harness::soak::{report, seed, size};
-use crate::harness::world::{get_token, refresh};
+use crate::harness::world::{api_key, get_token, refresh};
 use crate::harness::{postgres, tools, trial_with};
 use crate::process::weather::Conditions;
 
 pub fn trials() -> Vec<Trial> {
     let needs = &[tools::POSTGRESQL];
-    vec![trial_with(
-        needs,
-        "process::fleet::a_replica_that_is_terminated_under_load_fails_nobody_who_tries_twice",
-        terminated,
-    )]
+    vec![
+        trial_with(
+            needs,
+            "process::fleet::a_replica_that_is_terminated_under_load_fails_nobody_who_tries_twice",
+            terminated,
+        ),
+        trial_with(
+            needs,
+            "process::fleet::a_rolling_restart_behind_a_balancer_fails_no_call",
+            rolling_restart,
+        ),
+    ]
 }
 
 const CALLERS: usize = 24;
@@ -112,4 +121,60 @@ async fn terminated() {
     fleet.assert_no_double();
     let served = served.load(Ordering::SeqCst);
     report("terminated", &format!("{served} calls, none failed; the longest end took {longest:?}"));
+}
+
+/// As Kubernetes rolls: a replica is taken out of the balancer's list, then ended, and its successor is put
+/// in once it is ready.
+async fn rolling_restart() {
+    let mut fleet = Fleet::with_grace(Duration::from_secs(30)).await;
+    let subjects = seed_grants(&fleet, 30).await;
+    let (channel, replicas) = Channel::balance_channel::<usize>(16);
+    let key = ApiKey::new(api_key("helper").expose()).expect("a key");
+    let client = Client::new(channel, key);
+    for number in 0..REPLICAS {
+        replicas.send(Change::Insert(number, endpoint(&fleet, number))).await.expect("it listens");
+    }
+    let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let callers: Vec<_> = (0..CALLERS)
+        .map(|number| {
+            let (stop, served) = (Arc::clone(&stop), Arc::clone(&served));
+            let (mut client, subjects) = (client.clone(), subjects.clone());
+            let seed = seed() + u64::try_from(number).expect("small");
+            tokio::spawn(async move {
+                let mut random = StdRng::seed_from_u64(seed);
+                while !stop.load(Ordering::SeqCst) {
+                    let subject = &subjects[random.random_range(0..subjects.len())];
+                    let refreshes = random.random_range(0..10) == 0;
+                    let ended = call(&mut client, subject, refreshes).await;
+                    ended.unwrap_or_else(|status| panic!("{subject}: {status:?}"));
+                    served.fetch_add(1, Ordering::SeqCst);
+                }
+            })
+        })
+        .collect();
+    for number in 0..REPLICAS {
+        let wanted = served.load(Ordering::SeqCst) + 300;
+        while served.load(Ordering::SeqCst) < wanted {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        replicas.send(Change::Remove(number)).await.expect("it listens");
+        // What `preStopSeconds` is for: callers learn of it first.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let ended = fleet.take(number).terminate().await;
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        fleet.restart(number).await;
+        replicas.send(Change::Insert(number, endpoint(&fleet, number))).await.expect("it listens");
+    }
+    stop.store(true, Ordering::SeqCst);
+    for caller in callers {
+        caller.await.expect("no call failed");
+    }
+    assert_eq!(fleet.lost(&subjects).await, 0);
+    fleet.assert_no_double();
+    let served = served.load(Ordering::SeqCst);
+    report("rolling restart", &format!("{served} calls, none failed"));
+}
+
+fn endpoint(fleet: &Fleet, number: usize) -> Endpoint {
+    Client::channel(format!("http://{}", fleet.replica(number).grpc)).expect("a URL")
 }
