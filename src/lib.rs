@@ -8,13 +8,15 @@
 //! main, cli, demo            parse the command line, compose, run
 //! runtime                    listeners, workers, health, the way to a clean end
 //! grpc        http           the two edges: parse, call the broker, render
-//! workers                    beside the edges: the outbox, the sweep, the watch over storage
+//! workers                    beside the edges: refresh ahead, what was left open, the outbox, the sweep,
+//!                            the watch over storage
 //!     broker                 the use cases, one file each
 //! provider  storage  crypto  what the broker needs from outside
 //!     domain                 plain types and state machines
 //! ```
 //!
-//! [`config`] reads what the operator wrote into domain types; [`telemetry`] logs.
+//! [`config`] reads what the operator wrote into domain types; [`telemetry`]
+//! logs, traces and counts.
 //!
 //! A call goes `grpc/service.rs`, then `broker/*.rs`, then `provider` or `storage`, and back.
 //!
@@ -26,6 +28,7 @@
 //!   case in [`broker`], its name in [`config::METHODS`].
 //! - **a column**: a new step in `migrations/` (see the README there), the entity in
 //!   `storage/entity/`, its conversion beside the statements that use it.
+//! - **a metric**: an instrument in `telemetry/metrics.rs`, its row in `docs/operations.md`.
 //! - **an error**: a variant of [`broker::BrokerError`], and its row in `grpc/status.rs`.
 
 pub mod broker;

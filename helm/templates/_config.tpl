@@ -8,6 +8,8 @@ A JSON string, number or list of strings is TOML as well.
 listen = {{ include "token-broker.listen" (list .Values.listenAddress 50051) | toRawJson }}
 # The broker speaks no TLS itself: a mesh or a Gateway does it in front.
 plaintext = "allow"
+max_connection_age = {{ toRawJson .Values.grpc.maxConnectionAge }}
+max_concurrent_calls = {{ int64 .Values.grpc.maxConcurrentCalls }}
 
 [http]
 listen = {{ include "token-broker.listen" (list .Values.listenAddress 8080) | toRawJson }}
@@ -48,6 +50,9 @@ allowed_networks = {{ toRawJson .Values.egress.allowedNetworks }}
 [telemetry]
 log = {{ toRawJson .Values.telemetry.log }}
 log_format = {{ toRawJson .Values.telemetry.logFormat }}
+{{- with .Values.telemetry.otlpEndpoint }}
+otlp_endpoint = {{ toRawJson . }}
+{{- end }}
 {{- $keys := list
   (list "displayName" "display_name")
   (list "issuer" "issuer")
@@ -57,6 +62,8 @@ log_format = {{ toRawJson .Values.telemetry.logFormat }}
   (list "userinfoEndpoint" "userinfo_endpoint")
   (list "jwksUri" "jwks_uri")
   (list "identity" "identity")
+  (list "refreshGrace" "refresh_grace")
+  (list "refreshIdle" "refresh_idle")
   (list "revocationReach" "revocation_reach")
   (list "clientId" "client_id")
   (list "clientAuth" "client_auth")

@@ -96,6 +96,14 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- (urlParse .Values.publicUrl).path | trimSuffix "/" -}}
 {{- end -}}
 
+{{/* The port of the collector, or empty where there is none. */}}
+{{- define "token-broker.otlpPort" -}}
+{{- with .Values.telemetry.otlpEndpoint -}}
+{{- $port := regexFind "^https?://[^/?#]+" . | regexFind ":[0-9]+$" | trimPrefix ":" -}}
+{{- default (ternary "443" "80" (hasPrefix "https:" .)) $port -}}
+{{- end -}}
+{{- end -}}
+
 {{/* An address of `listenAddress` and a port. */}}
 {{- define "token-broker.listen" -}}
 {{- printf "%s:%d" (index . 0) (index . 1 | int) -}}

@@ -102,6 +102,15 @@ What the schema cannot say. All that is wrong is told at once, each with what to
 {{- end -}}
 {{- end -}}
 
+{{- with .Values.telemetry.otlpEndpoint -}}
+{{- if regexMatch `^https?://[^/?#]*@` . -}}
+{{- /* Not repeated in the message, for it may hold a password. */ -}}
+{{- $wrong = append $wrong "telemetry.otlpEndpoint: must hold no name and no password, for it stands in a ConfigMap; give what the collector asks for in the variable OTEL_EXPORTER_OTLP_HEADERS, by extraEnv from a Secret" -}}
+{{- else if not (regexMatch `^https?://[^/?#]+(/[^?]*)?$` .) -}}
+{{- $wrong = append $wrong "telemetry.otlpEndpoint: must be the URL of a collector, without a query; write one such as http://collector.monitoring.svc:4317" -}}
+{{- end -}}
+{{- end -}}
+
 {{- $stop := 0 -}}
 {{- if include "token-broker.hasPreStop" . -}}{{- $stop = int .Values.preStopSeconds -}}{{- end -}}
 {{- $needed := add $stop 45 -}}

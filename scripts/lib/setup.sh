@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the tests and the lints need besides Rust. Sourced by scripts/test and .ci/run, which stand in
+# What the tests and the lints need besides Rust. Sourced by scripts/test, scripts/soak and .ci/run, which stand in
 # the repository's root and have set SELF, their own name.
 #
 # One function a tool: need_<tool> returns 0 when the tool can be used. Otherwise it has said why not,
@@ -159,9 +159,8 @@ need_grpcurl() {
     fi
     if ! has go; then
         why="go is not installed"
-    elif install "grpcurl $GRPCURL_VERSION" env CGO_ENABLED=0 GOBIN="$PWD/.tools/bin" \
-        go install -trimpath -ldflags "-s -w -X main.version=v$GRPCURL_VERSION" \
-        "github.com/fullstorydev/grpcurl/cmd/grpcurl@v$GRPCURL_VERSION"; then
+    elif go_install grpcurl "$GRPCURL_VERSION" "-X main.version=v$GRPCURL_VERSION" \
+        github.com/fullstorydev/grpcurl/cmd/grpcurl; then
         return
     else
         why="go could not install it"
@@ -171,6 +170,37 @@ need_grpcurl() {
         return
     fi
     skipped_tests grpcurl "$why"
+    return 1
+}
+
+# go_install NAME VERSION LDFLAGS PACKAGE: into .tools/bin.
+go_install() {
+    install "$1 $2" env CGO_ENABLED=0 GOBIN="$PWD/.tools/bin" \
+        go install -trimpath -ldflags "-s -w $3" "$4@v$2"
+}
+
+# What checks the chart. Of helm-unittest, no later version can be had by `go install`.
+need_helm() {
+    local helm=helm.sh/helm/v3 minor=$HELM_KUBERNETES_MINOR flags path
+    flags="-X $helm/internal/version.version=v$HELM_VERSION"
+    flags+=" -X $helm/pkg/chartutil.k8sVersionMajor=1 -X $helm/pkg/chartutil.k8sVersionMinor=$minor"
+    flags+=" -X $helm/pkg/lint/rules.k8sVersionMajor=1 -X $helm/pkg/lint/rules.k8sVersionMinor=$minor"
+    if ! has go; then
+        skipped_tests helm "go is not installed"
+        return 1
+    fi
+    { path=$(find_tool helm) && [[ $("$path" version --template '{{.Version}}') == "v$HELM_VERSION" ]]; } ||
+        go_install helm "$HELM_VERSION" "$flags" "$helm/cmd/helm" || helm_is_missing || return
+    { path=$(find_tool helm-unittest) && go version -m "$path" | grep -q "	v$HELM_UNITTEST_VERSION	"; } ||
+        go_install helm-unittest "$HELM_UNITTEST_VERSION" "" \
+            github.com/helm-unittest/helm-unittest/cmd/helm-unittest || helm_is_missing || return
+    has_version helm-docs "$HELM_DOCS_VERSION" ||
+        go_install helm-docs "$HELM_DOCS_VERSION" "-X main.version=$HELM_DOCS_VERSION" \
+            github.com/norwoodj/helm-docs/cmd/helm-docs || helm_is_missing
+}
+
+helm_is_missing() {
+    skipped_tests helm "go could not install it"
     return 1
 }
 

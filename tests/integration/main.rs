@@ -3,6 +3,7 @@
 
 mod bots;
 mod cache;
+mod chart;
 mod chromium;
 mod grpcurl;
 mod harness;
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
     let trials = [
         bots::trials(),
         cache::trials(),
+        chart::trials(),
         chromium::trials(),
         grpcurl::trials(),
         issuer::trials(),

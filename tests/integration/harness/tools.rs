@@ -19,6 +19,9 @@ pub const FAKETIME: &str = "faketime";
 /// What Prometheus checks metrics and rules with.
 pub const PROMTOOL: &str = "promtool";
 
+/// What checks the chart: helm, helm-unittest and helm-docs.
+pub const HELM: &str = "helm";
+
 /// The repository.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -32,6 +35,7 @@ pub fn is_there(tool: &str) -> bool {
         // `scripts/test` installs the packages only where Node is new enough for them.
         NODE => find("node").is_some() && root().join("node_modules/oidc-provider").is_dir(),
         PYTHON => python().is_some(),
+        HELM => ["helm", "helm-unittest", "helm-docs"].iter().all(|tool| find(tool).is_some()),
         FAKETIME => faketime().is_some(),
         tool => find(tool).is_some(),
     }

@@ -38,6 +38,7 @@ pub fn trials() -> Vec<Trial> {
         trial("process::telemetry::a_cache_hit_has_a_span_only_where_its_caller_records", hits),
         trial("process::telemetry::metrics_go_out_by_otlp_as_they_stand_in_the_text", both_ways),
         trial("process::telemetry::a_collector_that_is_away_keeps_nobody", away),
+        trial("process::telemetry::dashboard_and_alerts_ask_for_what_is_there", asked_for),
         trial_with(
             &[tools::PROMTOOL],
             "process::telemetry::promtool_finds_nothing_wrong_with_the_text",
@@ -299,3 +300,37 @@ async fn linted() {
     let told_text = String::from_utf8_lossy(&told.stderr).into_owned();
     assert!(told.status.success(), "{told_text}");
 }
+
+/// The words of a text that can be names of metrics or labels of ours.
+fn names_in(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | ':')));
+    let ours = |word: &&str| word.starts_with("token_broker_") || word.starts_with("rpc_");
+    // What a recording rule makes has a colon.
+    words.filter(ours).filter(|word| !word.contains(':')).collect()
+}
+
+async fn asked_for() {
+    let site = Site::new().await;
+    let serving = site.serve().await;
+    let text = lively(&site, &serving).await;
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let families: BTreeSet<_> = types.filter_map(|line| line.split(' ').next()).collect();
+    for file in ["helm/rules/token-broker.yaml", "helm/dashboards/token-broker.json", GUIDE] {
+        let asked = std::fs::read_to_string(tools::root().join(file)).expect("a file");
+        let names = names_in(&asked);
+        assert!(names.len() > 10, "{file}: {names:?}");
+        for name in names {
+            let family = ["_bucket", "_count", "_sum"].iter().find_map(|s| name.strip_suffix(s));
+            let is_metric = families.contains(name) || family.is_some_and(|f| families.contains(f));
+            let is_label = text.contains(&format!("{name}=\""));
+            assert!(is_metric || is_label, "{file} names {name}, which is not in\n{text}");
+        }
+    }
+    // And nothing is there that the guide does not explain.
+    let guide = std::fs::read_to_string(tools::root().join(GUIDE)).expect("a file");
+    for family in families.iter().filter(|family| **family != "target_info") {
+        assert!(guide.contains(&format!("`{family}`")), "{GUIDE} does not explain {family}");
+    }
+}
+
+const GUIDE: &str = "docs/operations.md";
