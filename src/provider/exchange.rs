@@ -16,7 +16,7 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::error::ProviderError;
-use super::http::{Call, Http, Operation};
+use super::http::{Call, Http, InTime, Operation};
 use crate::domain::provider::{ClientAuth, Server};
 use crate::domain::token::RawAnswer;
 
@@ -50,10 +50,11 @@ impl Http {
             .request_async(&|request| capture.take(request))
             .await;
         drop(unsent);
-        self.token_answer(Call(Operation::Exchange, &server.name), capture.request()?).await
+        self.token_answer(Call(Operation::Exchange, &server.name), capture.request()?, None).await
     }
 
-    /// Exchanges a refresh token. Scopes are not sent: absent means unchanged.
+    /// Exchanges a refresh token. Scopes are not sent: absent means unchanged. Nothing of the token is
+    /// sent once it is not `in_time` any more.
     ///
     /// # Errors
     ///
@@ -62,6 +63,7 @@ impl Http {
         &self,
         server: &Server,
         refresh_token: &SecretString,
+        in_time: InTime,
     ) -> Result<RawAnswer, ProviderError> {
         let capture = Capture::default();
         let unsent = client(server)
@@ -69,7 +71,8 @@ impl Http {
             .request_async(&|request| capture.take(request))
             .await;
         drop(unsent);
-        self.token_answer(Call(Operation::Refresh, &server.name), capture.request()?).await
+        let call = Call(Operation::Refresh, &server.name);
+        self.token_answer(call, capture.request()?, Some(in_time)).await
     }
 }
 

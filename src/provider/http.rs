@@ -1,11 +1,15 @@
 //! One HTTP call to a provider: no redirect, a limit on the whole time and on the size.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Request, StatusCode};
+use http_body::{Frame, SizeHint};
 use opentelemetry::trace::Status;
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use serde_json::Value;
@@ -63,6 +67,46 @@ impl Operation {
         }
     }
 }
+
+/// Whether a request may still be sent.
+pub type InTime = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// A body that is written only while that is in time: when the connection stands at last, the process may
+/// have been held still, and what it was to send may be another's by now.
+struct Punctual {
+    body: Option<Bytes>,
+    in_time: InTime,
+    late: Arc<AtomicBool>,
+}
+
+impl http_body::Body for Punctual {
+    type Data = Bytes;
+    type Error = Late;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Late>>> {
+        let Some(body) = self.body.take() else { return Poll::Ready(None) };
+        if (self.in_time)() {
+            return Poll::Ready(Some(Ok(Frame::data(body))));
+        }
+        self.late.store(true, Ordering::SeqCst);
+        Poll::Ready(Some(Err(Late)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.body.as_ref().map_or(0, |body| body.len() as u64))
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("too late to be sent")]
+struct Late;
 
 /// Whom a call goes to, and what for.
 #[derive(Debug, Clone, Copy)]
@@ -123,8 +167,9 @@ impl Http {
         &self,
         call: Call<'_>,
         request: Request<Vec<u8>>,
+        in_time: Option<InTime>,
     ) -> Result<RawAnswer, ProviderError> {
-        let (status, content_type, body) = self.send(call, request).await?;
+        let (status, content_type, body) = self.send_in_time(call, request, in_time).await?;
         let answer = RawAnswer { content_type, body: SecretSlice::from(Vec::from(body)) };
         if status.is_success() {
             return Ok(answer);
@@ -171,13 +216,22 @@ impl Http {
     pub(super) async fn send(
         &self,
         call: Call<'_>,
+        request: Request<Vec<u8>>,
+    ) -> Result<(StatusCode, String, Bytes), ProviderError> {
+        self.send_in_time(call, request, None).await
+    }
+
+    async fn send_in_time(
+        &self,
+        call: Call<'_>,
         mut request: Request<Vec<u8>>,
+        in_time: Option<InTime>,
     ) -> Result<(StatusCode, String, Bytes), ProviderError> {
         let Call(operation, provider) = call;
         let began = Instant::now();
         let span = span(call, &request);
         pass_on(&span, request.headers_mut());
-        let sending = self.send_unlimited(request).instrument(span.clone());
+        let sending = self.send_unlimited(request, in_time).instrument(span.clone());
         let sent = tokio::time::timeout(self.timeout, sending)
             .await
             .unwrap_or_else(|_| Err(ProviderError::NoAnswer("timed out".to_owned())));
@@ -202,7 +256,17 @@ impl Http {
     async fn send_unlimited(
         &self,
         request: Request<Vec<u8>>,
+        in_time: Option<InTime>,
     ) -> Result<(StatusCode, String, Bytes), ProviderError> {
+        let late = Arc::new(AtomicBool::new(false));
+        let request = request.map(|body| match in_time {
+            Some(in_time) => reqwest::Body::wrap(Punctual {
+                body: Some(body.into()),
+                in_time,
+                late: Arc::clone(&late),
+            }),
+            None => body.into(),
+        });
         let request = reqwest::Request::try_from(request)
             .map_err(|_| ProviderError::NotSent("the endpoint is no URL".to_owned()))?;
         self.egress
@@ -211,7 +275,9 @@ impl Http {
         // Errors are told without their URL, which may hold a secret parameter.
         let mut answer = self.client.execute(request).await.map_err(|error| {
             let text = describe(&error);
-            if error.is_connect() || error.is_builder() {
+            if late.load(Ordering::SeqCst) {
+                ProviderError::NotSent("the process was held still for too long".to_owned())
+            } else if error.is_connect() || error.is_builder() {
                 ProviderError::NotSent(text)
             } else {
                 ProviderError::NoAnswer(text)
@@ -300,5 +366,46 @@ fn describe(error: &reqwest::Error) -> String {
         cause.to_string()
     } else {
         format!("{kind}: {cause}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Sends a token request to a server that reads for a while and answers nothing; gives what it read.
+    async fn sent(in_time: bool) -> (ProviderError, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}/token", listener.local_addr().expect("an address"));
+        let reading = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let mut read = Vec::new();
+            // Until the other side has had enough.
+            let _ = stream.read_to_end(&mut read).await;
+            String::from_utf8(read).expect("text")
+        });
+        let networks = ["127.0.0.0/8".parse().expect("a network")].to_vec();
+        let metrics = Metrics::new(None).expect("metrics");
+        let egress = Egress::new(&[], networks);
+        let http = Http::with_timeout(egress, metrics, Duration::from_millis(300)).expect("TLS");
+        let name = Name::parse("acme").expect("a name");
+        let request = Request::post(url).body(b"refresh_token=secret".to_vec()).expect("a request");
+        let call = Call(Operation::Refresh, &name);
+        let ended = http.token_answer(call, request, Some(Arc::new(move || in_time))).await;
+        (ended.expect_err("no answer"), reading.await.expect("no panic"))
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_late_is_not_written() {
+        let (error, read) = sent(false).await;
+        assert!(matches!(error, ProviderError::NotSent(_)), "{error:?}");
+        assert!(!read.contains("refresh_token"), "{read}");
+        let (error, read) = sent(true).await;
+        assert!(matches!(error, ProviderError::NoAnswer(_)), "{error:?}");
+        assert!(read.ends_with("\r\n\r\nrefresh_token=secret"), "{read}");
+        assert!(read.to_ascii_lowercase().contains("content-length: 20\r\n"), "{read}");
     }
 }

@@ -19,7 +19,7 @@ use crate::domain::name::Name;
 use crate::domain::provider::Server;
 use crate::domain::time::Timestamp;
 use crate::provider::ProviderError;
-use crate::provider::http::TIMEOUT;
+use crate::provider::http::{InTime, TIMEOUT};
 use crate::storage::{Held, LEASE, Lease};
 use crate::telemetry;
 
@@ -37,6 +37,9 @@ const POLL: Duration = Duration::from_millis(50);
 /// must be there before the lease has ended.
 pub(super) const LATEST_START: Duration =
     Duration::from_secs(LEASE.as_secs() - TIMEOUT.as_secs() - 1);
+
+/// How long a connection may take, which is a part of the time for an answer.
+const CONNECTING: Duration = Duration::from_secs(4);
 
 type Outcome = Result<Held, BrokerError>;
 type Landing = watch::Receiver<Option<Outcome>>;
@@ -241,7 +244,7 @@ impl Broker {
         }
         let sent = Uptime::now();
         let http = self.providers.http();
-        let mut answer = http.refresh(server, &refresh_token).await;
+        let mut answer = http.refresh(server, &refresh_token, in_time(began)).await;
         if let Err(error) = &answer
             && deserves_another(error)
             && !permit.is_probe()
@@ -254,7 +257,7 @@ impl Broker {
             if self.storage.renew_lease(&grant, lease.owner).await.unwrap_or(false)
                 && began.elapsed() <= LATEST_START
             {
-                answer = http.refresh(server, &refresh_token).await;
+                answer = http.refresh(server, &refresh_token, in_time(began)).await;
             }
         }
         permit.note(grant.id, answer.as_ref().err(), lease.claimed_at + sent.elapsed());
@@ -262,6 +265,12 @@ impl Broker {
         let attempt = Attempt { grant: &grant, server, lease: &lease, sent };
         self.settle(&attempt, answer).await
     }
+}
+
+/// Whether a lease that counts from `began` leaves the time for an answer: seen when the connection
+/// stands.
+pub(super) fn in_time(began: Uptime) -> InTime {
+    Arc::new(move || began.elapsed() <= LATEST_START + CONNECTING)
 }
 
 /// Whether the same request is to be sent again at once: no connection, or no telling whether the

@@ -6,7 +6,7 @@ use secrecy::SecretString;
 
 use super::super::lend::reauthorization;
 use super::super::uptime::Uptime;
-use super::flight::LATEST_START;
+use super::flight::{LATEST_START, in_time};
 use super::{Broker, BrokerError};
 use crate::domain::grant::{Grant, GrantState};
 use crate::domain::provider::Server;
@@ -226,7 +226,7 @@ impl Broker {
             && began.elapsed() <= LATEST_START
         {
             tracing::warn!("the refresh token is dead; trying the fallback");
-            if let Some(held) = self.try_fallback(attempt, fallback).await? {
+            if let Some(held) = self.try_fallback(attempt, fallback, began).await? {
                 return Ok(held);
             }
         }
@@ -247,9 +247,10 @@ impl Broker {
         &self,
         attempt: &Attempt<'_>,
         fallback: &SecretString,
+        began: Uptime,
     ) -> Result<Option<Held>, BrokerError> {
         let Attempt { grant, server, .. } = *attempt;
-        let answer = self.providers.http().refresh(server, fallback).await;
+        let answer = self.providers.http().refresh(server, fallback, in_time(began)).await;
         match self.read_answer(attempt, answer).await? {
             Read::Tokens(mut tokens) => {
                 // A provider that does not rotate returns none: then the fallback is the one.
