@@ -218,10 +218,10 @@ impl Broker {
         callable.map(|(name, _)| name.clone()).collect()
     }
 
-    /// The providers, and whether calls to them are stopped here.
+    /// The providers, and why calls to them are stopped here, where they are.
     #[must_use]
-    pub fn breakers(&self) -> Vec<(Name, bool)> {
-        self.breakers.iter().map(|(name, breaker)| (name.clone(), breaker.is_open())).collect()
+    pub fn breakers(&self) -> Vec<(Name, Option<&'static str>)> {
+        self.breakers.iter().map(|(name, breaker)| (name.clone(), breaker.reason())).collect()
     }
 
     /// Whether the database answered when it was last asked.
@@ -297,6 +297,7 @@ impl Broker {
     ///
     /// [`StorageError`].
     pub async fn sweep(&self, limit: u64) -> Result<usize, StorageError> {
+        self.storage.forget_ended_revocations().await?;
         self.storage.sweep_authorizations(limit, |provider| self.disposal(provider)).await
     }
 

@@ -67,6 +67,9 @@ enum KeysCommand {
         /// The name of the key, which is stored beside what it seals; without it, today's date
         #[arg(long)]
         id: Option<String>,
+        /// Print nothing but the line of a file that encryption.keys_file names
+        #[arg(long)]
+        line: bool,
     },
 }
 
@@ -106,7 +109,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Serve(config) => serve::run(&load(&config.config)?, stop_signals()?).await,
         Command::Check(config) => check::run(&config.config).await,
         Command::Migrate { config, status } => migrate::run(&load(&config.config)?, status).await,
-        Command::Keys { command: KeysCommand::New { id } } => keys::new(id),
+        Command::Keys { command: KeysCommand::New { id, line } } => keys::new(id, line),
         Command::ApiKey { command: ApiKeyCommand::New } => api_key::new(),
     }
 }

@@ -100,6 +100,7 @@ pub async fn run(
     // Nobody waits for it: what is still unknown is asked for when it is needed.
     let learning = Arc::clone(&broker);
     let learning = tokio::spawn(async move { learning.providers().learn_all().await });
+    workers::figures::watch(&broker);
     let once = |work: Worker| once(in_contact.clone(), stopping.clone(), work);
     parts.spawn(once(Box::pin(workers::changes::run(Arc::clone(&broker)))));
     parts.spawn(once(Box::pin(workers::intents::run(Arc::clone(&broker)))));

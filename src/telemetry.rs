@@ -7,6 +7,7 @@
 mod metrics;
 mod traces;
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use opentelemetry::trace::{TraceContextExt, TracerProvider};
@@ -26,8 +27,13 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 use url::Url;
 
+use crate::crypto::random::Random;
+
 pub use metrics::{DatabaseFigures, Metrics, ProcessFigures, TEXT_FORMAT};
 pub use traces::{Caller, pass_on};
+
+/// Tells this process from its replicas, unless the environment does.
+static INSTANCE: LazyLock<String> = LazyLock::new(|| hex::encode(Random::system().bytes::<16>()));
 
 /// How long one export may take.
 const EXPORT: Duration = Duration::from_secs(3);
@@ -65,18 +71,29 @@ pub struct Otlp {
 impl Otlp {
     fn spans(&self) -> Result<SpanExporter, SetupError> {
         let exporter = SpanExporter::builder().with_tonic().with_endpoint(self.endpoint.as_str());
-        exporter.with_timeout(EXPORT).with_tls_config(tls()).build().map_err(unusable)
+        let exporter = exporter.with_timeout(EXPORT);
+        let exporter = match self.tls() {
+            Some(tls) => exporter.with_tls_config(tls),
+            None => exporter,
+        };
+        exporter.build().map_err(unusable)
     }
 
     fn metrics(&self) -> Result<MetricExporter, SetupError> {
         let exporter = MetricExporter::builder().with_tonic().with_endpoint(self.endpoint.as_str());
-        exporter.with_timeout(EXPORT).with_tls_config(tls()).build().map_err(unusable)
+        let exporter = exporter.with_timeout(EXPORT);
+        let exporter = match self.tls() {
+            Some(tls) => exporter.with_tls_config(tls),
+            None => exporter,
+        };
+        exporter.build().map_err(unusable)
     }
-}
 
-/// By default there are no roots.
-fn tls() -> ClientTlsConfig {
-    ClientTlsConfig::new().with_enabled_roots()
+    /// With the system's roots, which a machine may lack where it needs none.
+    fn tls(&self) -> Option<ClientTlsConfig> {
+        let tls = self.endpoint.scheme() == "https";
+        tls.then(|| ClientTlsConfig::new().with_enabled_roots())
+    }
 }
 
 fn unusable(error: ExporterBuildError) -> SetupError {
@@ -166,6 +183,8 @@ fn resource() -> Resource {
     Resource::builder()
         .with_service_name("token-broker")
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+        // Replicas must not be taken for one.
+        .with_attribute(KeyValue::new("service.instance.id", INSTANCE.as_str()))
         .build()
 }
 

@@ -111,11 +111,15 @@ What the schema cannot say. All that is wrong is told at once, each with what to
 {{- end -}}
 {{- end -}}
 
+{{- if and (ne .Values.service.grpc.type "ClusterIP") (not .Values.service.grpc.tlsInFront) -}}
+{{- $wrong = append $wrong (printf "service.grpc.type: is %s, and the broker speaks no TLS, so that API keys and tokens would leave the cluster in the clear; write ClusterIP and let a Gateway do TLS (grpcRoute), or, where something in front of this Service does TLS, write service.grpc.tlsInFront: true" .Values.service.grpc.type) -}}
+{{- end -}}
+
 {{- $stop := 0 -}}
 {{- if include "token-broker.hasPreStop" . -}}{{- $stop = int .Values.preStopSeconds -}}{{- end -}}
-{{- $needed := add $stop 45 -}}
+{{- $needed := add $stop 57 -}}
 {{- if lt (int .Values.terminationGracePeriodSeconds) (int $needed) -}}
-{{- $wrong = append $wrong (printf "terminationGracePeriodSeconds: is %d, and the broker may need %d to store what providers answered (12 for calls, 30 for the database, 3 to spare, and preStopSeconds); raise it" (int .Values.terminationGracePeriodSeconds) (int $needed)) -}}
+{{- $wrong = append $wrong (printf "terminationGracePeriodSeconds: is %d, and the broker may need %d to store what providers answered (12 for calls, 30 for the database, 15 to close connections and send telemetry, and preStopSeconds); raise it" (int .Values.terminationGracePeriodSeconds) (int $needed)) -}}
 {{- end -}}
 {{- if not (include "token-broker.isSqlite" .) -}}
 {{- if and (eq (toString .Values.rollingUpdate.maxSurge | trimSuffix "%") "0") (eq (toString .Values.rollingUpdate.maxUnavailable | trimSuffix "%") "0") -}}

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use url::Url;
 
 use super::{connect, environment, http, say};
@@ -54,15 +53,20 @@ async fn known(
     provider: &Provider,
     public_url: &Url,
 ) -> anyhow::Result<String> {
-    let server = directory.server(provider).await.with_context(|| {
+    let redirect_uri = redirect_uri(public_url, &provider.name);
+    // To be registered before anything else works, so it is told in any case.
+    let server = directory.server(provider).await.map_err(|error| {
         let issuer = provider.issuer.as_deref().unwrap_or_default();
-        format!("providers.{}.issuer: {issuer}", provider.name)
+        anyhow::anyhow!(
+            "providers.{}.issuer: {issuer}: {error} (redirect URI to register: {redirect_uri})",
+            provider.name
+        )
     })?;
     let told = |known, yes, no| if known { yes } else { no };
     Ok(format!(
         "in order (redirect URI to register: {}, endpoints: {}, revocation: {}, ID tokens: {}, \
          client authentication: {:?})",
-        redirect_uri(public_url, &provider.name),
+        redirect_uri,
         told(provider.is_discovered(), "of the issuer", "as configured"),
         told(server.revocation_endpoint.is_some(), "yes", "no"),
         told(server.checks_id_tokens(), "checked", "not checked"),

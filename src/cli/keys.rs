@@ -7,13 +7,17 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use super::say;
 use crate::crypto::random::Random;
 
-pub(super) fn new(id: Option<String>) -> anyhow::Result<ExitCode> {
+pub(super) fn new(id: Option<String>, line: bool) -> anyhow::Result<ExitCode> {
     let id = id.unwrap_or_else(today);
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if id.is_empty() || id.len() > 32 || !id.chars().all(plain) {
         anyhow::bail!("--id: must be 1 to 32 letters, digits, '.', '_' or '-'");
     }
     let key = BASE64_STANDARD.encode(Random::system().bytes::<32>());
+    if line {
+        say(&format!("{id}:{key}"))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     say(
         "# In the configuration, under [encryption]; the first key seals, all open, so keep the old:",
     )?;

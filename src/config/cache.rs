@@ -78,7 +78,7 @@ mod tests {
             ),
             (
                 "cache.max_age = '61s'",
-                "cache.max_age: must be a duration from 0s to 1m, such as \"5m\"",
+                "cache.max_age: must be a duration from 0s to 1m, such as \"1m\"",
             ),
         ] {
             assert_eq!(cache(text), Err(expected.to_owned()));

@@ -13,6 +13,28 @@ use super::value::{boolean, count};
 const SCHEMES: [&str; 3] = [SQLITE, "postgres:", "postgresql:"];
 const SQLITE: &str = "sqlite:";
 
+/// What a PostgreSQL URL may have behind its `?`.
+const PARAMETERS: [&str; 18] = [
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "statement-cache-capacity",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+    "options",
+];
+
 const EXAMPLE: &str =
     "\"sqlite://token-broker.db?mode=rwc\" or \"postgres://USER:PASSWORD@HOST/DATABASE\"";
 
@@ -56,7 +78,19 @@ fn listen_url(section: &mut Section<'_>) -> Result<Option<SecretString>, Reporte
             "must be a URL such as \"postgres://USER:PASSWORD@HOST/DATABASE\"",
         ));
     }
+    parameters(section, secret.key, text)?;
     Ok(Some(secret.value))
+}
+
+/// Refuses what the driver would pass over: a mistyped `sslmode` must not turn verification off.
+fn parameters(section: &Section<'_>, key: &'static str, text: &str) -> Result<(), Reported> {
+    let Ok(url) = Url::parse(text) else { return Ok(()) };
+    let unknown = |name: &str| !PARAMETERS.contains(&name) && !name.starts_with("options[");
+    let found = url.query_pairs().map(|(name, _)| name.into_owned()).find(|name| unknown(name));
+    found.map_or(Ok(()), |name| {
+        let known = PARAMETERS.join(", ");
+        Err(section.problem(key, format!("has an unknown parameter {name:?}; known are {known}")))
+    })
 }
 
 fn url(section: &mut Section<'_>) -> Result<SecretString, Reported> {
@@ -72,6 +106,9 @@ fn url(section: &mut Section<'_>) -> Result<SecretString, Reported> {
         return Err(
             section.problem(secret.key, format!("must be a URL such as {EXAMPLE}; {remedy}"))
         );
+    }
+    if !text.starts_with(SQLITE) {
+        parameters(section, secret.key, text)?;
     }
     Ok(secret.value)
 }
@@ -105,6 +142,17 @@ mod tests {
         for url in ["postgres://broker:hunter2@db:6432/broker", "postgresql:///broker?host=/run"] {
             let read = database(&format!("database.url = '{url}'"));
             assert_eq!(read.expect("a section").url.expose_secret(), url);
+        }
+    }
+
+    #[test]
+    fn a_mistyped_parameter_is_refused() {
+        let wrong = database("database.url = 'postgres://b:hunter2@db/b?sslmod=verify-full'");
+        let wrong = wrong.expect_err("problems");
+        let expected = "database.url: has an unknown parameter \"sslmod\"; known are sslmode, ";
+        assert!(wrong.starts_with(expected) && !wrong.contains("hunter2"), "{wrong}");
+        for known in ["sslmode=verify-full&sslrootcert=x", "options[search_path]=x"] {
+            assert!(database(&format!("database.url = 'postgres://db/b?{known}'")).is_ok());
         }
     }
 

@@ -25,7 +25,8 @@ const MOST_GRACE: Duration = Duration::from_secs(60 * 60);
 
 const LEAST_IDLE: Duration = Duration::from_secs(60 * 60);
 
-const MOST_IDLE: Duration = Duration::from_secs(2 * 365 * 24 * 60 * 60);
+/// Two years, as durations count them.
+const MOST_IDLE: Duration = Duration::from_secs(2 * 31_557_600);
 
 #[derive(Clone, Copy)]
 enum Auth {

@@ -32,12 +32,13 @@ pub(super) fn read(mut section: Section<'_>) -> Result<Telemetry, Reported> {
 
 fn collector(text: &str) -> Result<Url, String> {
     let url = Url::parse(text).ok().filter(|url| {
-        matches!(url.scheme(), "http" | "https") && url.host().is_some() && url.query().is_none()
+        let bare = url.path() == "/" && url.query().is_none();
+        matches!(url.scheme(), "http" | "https") && url.host().is_some() && bare
     });
     let plain = url.filter(|url| url.username().is_empty() && url.password().is_none());
     plain.ok_or_else(|| {
-        "must be the URL of a collector, such as \"http://localhost:4317\"; what the collector asks for \
-         besides goes into the variable OTEL_EXPORTER_OTLP_HEADERS"
+        "must be the URL of a collector that takes OTLP over gRPC, such as \"http://localhost:4317\"; what \
+         it asks for besides goes into the variable OTEL_EXPORTER_OTLP_HEADERS"
             .to_owned()
     })
 }
@@ -77,7 +78,7 @@ mod tests {
             telemetry(text).expect_err("problems"),
             "telemetry.log: must be a level (off, error, warn, info, debug, trace), or directives such as \"info,token_broker=debug\"\n\
              telemetry.log_format: must be \"json\" or \"text\"\n\
-             telemetry.otlp_endpoint: must be the URL of a collector, such as \"http://localhost:4317\"; what the collector asks for besides goes into the variable OTEL_EXPORTER_OTLP_HEADERS"
+             telemetry.otlp_endpoint: must be the URL of a collector that takes OTLP over gRPC, such as \"http://localhost:4317\"; what it asks for besides goes into the variable OTEL_EXPORTER_OTLP_HEADERS"
         );
         let endpoint = telemetry("telemetry.otlp_endpoint = 'https://otel.example:4317'");
         assert!(endpoint.expect("a section").otlp.is_some());

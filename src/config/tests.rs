@@ -68,7 +68,7 @@ database.listen_url: must be a URL such as \"postgres://USER:PASSWORD@HOST/DATAB
 database.max_connections: must be a whole number, not a date or time
 encryption.keys_file: is given beside keys; keep one of them
 authorizations.link_ttl: must be a duration from 10s to 1day, such as \"5m\"
-cache.max_age: must be a duration from 0s to 1m, such as \"5m\"
+cache.max_age: must be a duration from 0s to 1m, such as \"1m\"
 egress.allowed_networks: item 1 must be a network such as \"10.0.0.0/8\" or \"fd00::/8\"
 providers.acme.client_secret: must be a string, not an integer
 providers.acme.preset: is not supported by this version yet; remove it

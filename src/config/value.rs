@@ -117,10 +117,11 @@ pub(super) fn duration(
         };
         let duration = humantime::parse_duration(&text).ok();
         duration.filter(|duration| range.contains(duration)).ok_or_else(|| {
-            let (least, most) = (range.start(), range.end());
-            let least = humantime::format_duration(*least);
-            let most = humantime::format_duration(*most);
-            format!("must be a duration from {least} to {most}, such as \"5m\"")
+            let usual = Duration::from_secs(5 * 60);
+            let such = usual.clamp(*range.start(), *range.end());
+            let [least, most, such] =
+                [*range.start(), *range.end(), such].map(humantime::format_duration);
+            format!("must be a duration from {least} to {most}, such as \"{such}\"")
         })
     }
 }

@@ -1,9 +1,10 @@
 //! What every call has in common: how it is named, traced and measured.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use opentelemetry::trace::Status;
 use tokio::sync::OwnedSemaphorePermit;
+use tonic::metadata::MetadataMap;
 use tonic::{Code, Request};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
@@ -53,6 +54,8 @@ pub(super) struct Call {
     began: Instant,
     metrics: Metrics,
     code: Code,
+    /// How long the caller waits.
+    deadline: Option<Duration>,
     /// Among the calls that may be under way at once.
     place: Option<OwnedSemaphorePermit>,
 }
@@ -66,6 +69,7 @@ impl Call {
             metrics: metrics.clone(),
             // Unless something else is heard of it, its caller has gone.
             code: Code::Cancelled,
+            deadline: deadline(request.metadata()),
             place: None,
         }
     }
@@ -77,7 +81,7 @@ impl Call {
 
     /// Nothing of what a stranger says of traces is believed.
     pub(super) fn distrust(&mut self) {
-        self.caller = Caller::default();
+        self.caller = Caller::stranger();
     }
 
     /// Whether the caller records its trace.
@@ -111,6 +115,23 @@ impl Call {
         }
     }
 
+    /// A stream has come to an error.
+    pub(super) fn stream_ends(&mut self, code: Code) {
+        self.code = code;
+    }
+
+    /// A stream was seen to its end.
+    pub(super) fn stream_seen(&mut self) {
+        if self.code == Code::Cancelled {
+            self.code = Code::Ok;
+        }
+    }
+
+    /// A stream has begun: unless its end is seen, its caller has gone before it.
+    pub(super) fn streams(&mut self) {
+        self.code = Code::Cancelled;
+    }
+
     /// The call was answered without a span.
     pub(super) fn answered(mut self) {
         self.code = Code::Ok;
@@ -119,7 +140,27 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.metrics.call(self.method.full, name(self.code), self.began.elapsed());
+        let took = self.began.elapsed();
+        let late = self.deadline.is_some_and(|deadline| took >= deadline);
+        let code =
+            if self.code == Code::Cancelled && late { Code::DeadlineExceeded } else { self.code };
+        self.metrics.call(self.method.full, name(code), took);
+    }
+}
+
+/// What `grpc-timeout` says: at most eight digits and a unit.
+fn deadline(metadata: &MetadataMap) -> Option<Duration> {
+    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
+    match unit {
+        "H" => Some(Duration::from_secs(number * 60 * 60)),
+        "M" => Some(Duration::from_secs(number * 60)),
+        "S" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_millis(number)),
+        "u" => Some(Duration::from_micros(number)),
+        "n" => Some(Duration::from_nanos(number)),
+        _ => None,
     }
 }
 
@@ -156,5 +197,25 @@ fn name(code: Code) -> &'static str {
         Code::Unavailable => "UNAVAILABLE",
         Code::DataLoss => "DATA_LOSS",
         Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_callers_deadline() {
+        let of = |text: &str| {
+            let mut metadata = MetadataMap::new();
+            metadata.insert("grpc-timeout", text.parse().expect("a value"));
+            deadline(&metadata)
+        };
+        assert_eq!(of("5S"), Some(Duration::from_secs(5)));
+        assert_eq!(of("1500m"), Some(Duration::from_millis(1500)));
+        assert_eq!(of("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+        for not in ["", "S", "5", "5s", "-5S", "123456789S", "5 S"] {
+            assert_eq!(of(not), None, "{not:?}");
+        }
     }
 }

@@ -5,13 +5,24 @@ use std::time::Duration;
 use crate::broker::BrokerError;
 
 /// What a call can answer instead of a result.
-#[derive(Debug, Clone)]
+///
+/// Its text is for the log: it names no subject.
+#[derive(Debug, Clone, thiserror::Error)]
 pub(super) enum CallError {
+    #[error("{0}")]
     Broker(BrokerError),
+    #[error("bad fields: {}", fields(.0))]
     Invalid(Vec<Violation>),
+    #[error("no credential, or an unknown one")]
     Unauthenticated,
+    #[error("the method {method} is not allowed")]
     MethodNotAllowed { method: &'static str },
+    #[error("over the bot's rate")]
     RateLimited { retry_after: Duration },
+}
+
+fn fields(violations: &[Violation]) -> String {
+    violations.iter().map(|violation| violation.field).collect::<Vec<_>>().join(", ")
 }
 
 /// One bad field.

@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use futures::{FutureExt, Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt, stream};
 use token_broker_client::proto;
 use tokio::sync::Semaphore;
 use tonic::{Code, Request, Response, Status};
@@ -121,10 +121,9 @@ struct Begun {
 }
 
 fn refused(error: CallError) -> Status {
-    let reason = reason_of(&error);
-    let status = Status::from(error);
-    tracing::info!(reason, error = status.message(), "call refused");
-    status
+    // Not the caller's message, which may name a subject.
+    tracing::info!(reason = reason_of(&error), error = %error, "call refused");
+    Status::from(error)
 }
 
 type WatchStream =
@@ -169,13 +168,26 @@ impl TokenBrokerService for Service {
             let id = convert::authorization_id(&message.authorization_id)?;
             Ok(broker.watch_authorization(&bot, id).await?)
         });
-        let (call, views) = watching.await?;
-        let messages = views.map(move |view| {
-            // The call lasts as long as its stream.
-            let _ = &call;
-            let view = view.map_err(|error| refused(CallError::Broker(error)))?;
-            let authorization = Some(convert::authorization(view));
-            Ok(proto::WatchAuthorizationResponse { authorization })
+        let (mut call, views) = watching.await?;
+        call.streams();
+        // The call lasts as long as its stream.
+        let messages = stream::unfold((views.boxed(), call), |(mut views, mut call)| async {
+            let message = match views.next().await {
+                Some(Ok(view)) => {
+                    let authorization = Some(convert::authorization(view));
+                    Ok(proto::WatchAuthorizationResponse { authorization })
+                }
+                Some(Err(error)) => {
+                    let status = refused(CallError::Broker(error));
+                    call.stream_ends(status.code());
+                    return Some((Err(status), (stream::empty().boxed(), call)));
+                }
+                None => {
+                    call.stream_seen();
+                    return None;
+                }
+            };
+            Some((message, (views, call)))
         });
         Ok(Response::new(Box::pin(messages)))
     }

@@ -7,12 +7,13 @@ use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QuerySelect, QueryTrait};
 
 use super::entity::{grants, revocations};
 use super::{Storage, StorageError};
+use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
 
 /// What is still to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backlog {
-    /// Refreshes of which it is not known what became of them.
+    /// Refreshes of which it is not known what became of them, and that nobody works on now.
     pub open_intents: u64,
     /// Tokens that are still to be revoked.
     pub revocations: u64,
@@ -21,12 +22,12 @@ pub struct Backlog {
 }
 
 impl Storage {
-    /// Counts what is still to be done, by partial indexes and a table that is small.
+    /// Counts what is still to be done at these providers, by partial indexes and a table that is small.
     ///
     /// # Errors
     ///
     /// [`StorageError`].
-    pub async fn backlog(&self) -> Result<Backlog, StorageError> {
+    pub async fn backlog(&self, providers: &[Name]) -> Result<Backlog, StorageError> {
         use sea_orm::ConnectionTrait;
 
         let all = || Expr::val(1).count();
@@ -34,13 +35,17 @@ impl Storage {
             .select_only()
             .expr_as(all(), "count")
             .filter(grants::Column::IntentAt.is_not_null())
+            .filter(grants::Column::Provider.is_in(providers.iter().map(Name::as_str)))
+            .filter(self.past_or_absent(grants::Column::LeaseUntil))
             .into_query();
         let mut waiting = revocations::Entity::find()
             .select_only()
             .expr_as(all(), "count")
             .expr_as(Func::min(Expr::col(revocations::Column::CreatedAt)), "oldest")
             .into_query();
-        waiting.expr_as(self.now_expr(), "now");
+        waiting
+            .expr_as(self.now_expr(), "now")
+            .and_where(revocations::Column::Provider.is_in(providers.iter().map(Name::as_str)));
         let missing = || StorageError::damaged("none", "SELECT gave no row");
         let open = self.db.query_one(&open).await?.ok_or_else(missing)?;
         let waiting = self.db.query_one(&waiting).await?.ok_or_else(missing)?;

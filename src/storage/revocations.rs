@@ -163,22 +163,22 @@ impl Storage {
         use sea_orm::ConnectionTrait;
 
         let now = self.now_expr();
-        let write = self.begin().await?;
-        revocations::Entity::delete_many()
-            .filter(revocations::Column::Provider.eq(provider.as_str()))
-            .filter(Expr::col(revocations::Column::ExpiresAt).lte(self.now_once()))
-            .exec(&*write)
-            .await?;
         let mut ids = Query::select();
         ids.column(revocations::Column::Id)
             .from(revocations::Entity)
             .and_where(Expr::col(revocations::Column::NextAttemptAt).lte(self.now_once()))
             .and_where(revocations::Column::Provider.eq(provider.as_str()))
+            .and_where(Expr::col(revocations::Column::ExpiresAt).gt(self.now_once()))
             .and_where(Expr::not_exists(arriving_grant_of_row()))
             .order_by(revocations::Column::NextAttemptAt, sea_orm::Order::Asc)
-            .limit(limit)
-            // On SQLite, which has one writer, the lock clause is left out.
-            .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked);
+            .limit(limit);
+        // Mostly there is nothing, and then nobody else need wait for a look.
+        if self.db.query_one(&ids).await?.is_none() {
+            return Ok(Vec::new());
+        }
+        let write = self.begin().await?;
+        // On SQLite, which has one writer, the lock clause is left out.
+        ids.lock_with_behavior(LockType::Update, LockBehavior::SkipLocked);
         // In a statement of its own: as a part of the next one it might be run more than once, and lock
         // more than it is to.
         let ids = rows::ids(write.query_all(&ids).await?)?;
@@ -202,6 +202,21 @@ impl Storage {
             }
         }
         Ok(entries)
+    }
+
+    /// Removes entries whose token has ended by itself, those of providers that are not configured any
+    /// more among them.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`].
+    pub async fn forget_ended_revocations(&self) -> Result<u64, StorageError> {
+        let _turn = self.turn().await;
+        let forgotten = revocations::Entity::delete_many()
+            .filter(Expr::col(revocations::Column::ExpiresAt).lte(self.now_once()))
+            .exec(&self.db)
+            .await?;
+        Ok(forgotten.rows_affected)
     }
 
     fn revocation(&self, model: &revocations::Model) -> Result<Revocation, StorageError> {

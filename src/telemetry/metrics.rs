@@ -21,6 +21,20 @@ const SECONDS: [f64; 14] =
 /// The boundaries of what may take much less, or much longer: a lease ends after 15 s.
 const LEASE_SECONDS: [f64; 10] = [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 30.0];
 
+/// What becomes of refreshes.
+const REFRESHES: [&str; 7] = [
+    "stored",
+    "partial",
+    "lost_to_sibling",
+    "orphaned",
+    "failed",
+    "stopped",
+    "reauthorization_required",
+];
+
+/// How authorizations end.
+const AUTHORIZATIONS: [&str; 3] = ["authorized", "denied", "failed"];
+
 /// How often figures go out by OTLP.
 const INTERVAL: Duration = Duration::from_secs(15);
 
@@ -71,8 +85,8 @@ pub struct ProcessFigures {
     pub oldest: Duration,
     /// Whether the database answers.
     pub storage_up: bool,
-    /// The providers, and whether calls to them are stopped.
-    pub breakers: Vec<(Name, bool)>,
+    /// The providers, and why calls to them are stopped, where they are.
+    pub breakers: Vec<(Name, Option<&'static str>)>,
 }
 
 impl Metrics {
@@ -168,6 +182,16 @@ impl Metrics {
     /// A refresh has ended.
     pub fn refresh(&self, provider: &Name, outcome: &'static str) {
         self.0.refreshes.add(1, &[of(provider), KeyValue::new("outcome", outcome)]);
+    }
+
+    /// Begins the counts of a provider with 0: the first event would otherwise not be seen as an increase.
+    pub fn begin(&self, provider: &Name) {
+        for outcome in REFRESHES {
+            self.0.refreshes.add(0, &[of(provider), KeyValue::new("outcome", outcome)]);
+        }
+        for outcome in AUTHORIZATIONS {
+            self.0.authorizations.add(0, &[of(provider), KeyValue::new("outcome", outcome)]);
+        }
     }
 
     /// An authorization has come to its end.
@@ -290,8 +314,11 @@ impl Metrics {
             .build();
         gauge("token_broker.breaker.open", "Whether calls to a provider are stopped: 1 or 0.")
             .with_callback(move |observer| {
-                for (provider, open) in figures().into_iter().flat_map(|seen| seen.breakers) {
-                    observer.observe(f64::from(u8::from(open)), &[of(&provider)]);
+                for (provider, stopped) in figures().into_iter().flat_map(|seen| seen.breakers) {
+                    for reason in ["down", "busy", "refuses"] {
+                        let open = f64::from(u8::from(stopped == Some(reason)));
+                        observer.observe(open, &[of(&provider), KeyValue::new("reason", reason)]);
+                    }
                 }
             })
             .build();

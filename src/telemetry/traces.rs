@@ -3,8 +3,9 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::Context;
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
-use opentelemetry::trace::TraceContextExt;
+use opentelemetry::trace::{SpanContext, TraceContextExt, TraceFlags, TraceState};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
@@ -18,6 +19,21 @@ impl Caller {
     pub fn of(headers: &HeaderMap) -> Self {
         let propagator = TraceContextPropagator::new();
         Self(propagator.extract_with_context(&Context::new(), &Incoming(headers)))
+    }
+
+    /// Somebody of whom nothing is known: with a trace id for the log, and never recorded, for there may be
+    /// any number of them.
+    #[must_use]
+    pub fn stranger() -> Self {
+        let ids = RandomIdGenerator::default();
+        let context = SpanContext::new(
+            ids.new_trace_id(),
+            ids.new_span_id(),
+            TraceFlags::NOT_SAMPLED,
+            true,
+            TraceState::NONE,
+        );
+        Self(Context::new().with_remote_span_context(context))
     }
 
     /// Whether the caller records its trace.
@@ -85,5 +101,6 @@ mod tests {
             assert!(!caller(&not).is_sampled(), "{not}");
         }
         assert!(!Caller::default().is_sampled());
+        assert!(!Caller::stranger().is_sampled());
     }
 }

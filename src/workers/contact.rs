@@ -7,9 +7,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::broker::Broker;
+use crate::storage::StorageError;
 
 /// How often storage is asked.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// How many of the newest grants are opened at the start, to see whether the keys fit.
+const ROWS_TO_OPEN: u64 = 20;
 
 /// How long it may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -44,6 +48,11 @@ pub async fn run(
         () = broker.draining().cancelled() => return Ok(()),
     };
     prepared?;
+    // Rows that this replica cannot open are nobody's fault but its configuration's.
+    if let Err(error @ StorageError::UnknownKey { .. }) = broker.storage().probe(ROWS_TO_OPEN).await
+    {
+        tracing::error!(%error, "the keyring lacks a key: add it to encryption.keys");
+    }
     loop {
         let answers =
             matches!(tokio::time::timeout(PATIENCE, broker.storage().now()).await, Ok(Ok(_)));

@@ -15,27 +15,42 @@ const PAUSE: Duration = Duration::from_secs(10);
 /// must not keep a connection busy.
 const SHARE: u32 = 100;
 
+/// A count that fails after this has taken longer than a statement may.
+const TOO_LONG: Duration = Duration::from_secs(4);
+
 /// How long grants are not counted where a count takes longer than a statement may.
 const TOO_MANY: Duration = Duration::from_secs(60 * 60);
 
+/// Has metrics tell of this process: from the beginning, also where there is no database.
+pub fn watch(broker: &Arc<Broker>) {
+    for provider in broker.providers().iter() {
+        broker.metrics().begin(&provider.name);
+    }
+    let watched = Arc::downgrade(broker);
+    broker.metrics().watch(move || watched.upgrade().map(|broker| process(&broker)));
+}
+
 /// Looks until the broker drains.
 pub async fn run(broker: Arc<Broker>) {
-    let watched = Arc::downgrade(&broker);
-    broker.metrics().watch(move || watched.upgrade().map(|broker| process(&broker)));
+    let providers: Vec<_> = broker.providers().iter().map(|p| p.name.clone()).collect();
     let mut grants = Vec::new();
     let mut count_at = Instant::now();
     loop {
         if Instant::now() >= count_at {
             let began = Instant::now();
             let counted = broker.storage().count_grants().await;
-            let wait = if counted.is_ok() { began.elapsed() * SHARE } else { TOO_MANY };
+            let wait = match &counted {
+                Err(_) if began.elapsed() >= TOO_LONG => TOO_MANY,
+                Err(_) => Duration::ZERO,
+                Ok(_) => began.elapsed() * SHARE,
+            };
             count_at = Instant::now() + wait;
             grants = counted.unwrap_or_else(|error| {
                 tracing::debug!(%error, "cannot count the grants");
                 Vec::new()
             });
         }
-        let figures = broker.storage().backlog().await.map_or_else(
+        let figures = broker.storage().backlog(&providers).await.map_or_else(
             // Figures of which nobody knows whether they are right are not told.
             |_| DatabaseFigures::default(),
             |backlog| DatabaseFigures {

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::broker::Broker;
 use crate::domain::id::Id;
+use crate::domain::name::Name;
 
 /// How often it is looked; jitter of a half is added.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -28,8 +29,14 @@ const AT_ONCE: usize = 500;
 /// Works until the broker drains.
 pub async fn run(broker: Arc<Broker>) {
     let mut written = Instant::now();
-    keep_alive(&broker).await;
+    let mut idle: Vec<_> = broker
+        .providers()
+        .iter()
+        .filter(|provider| provider.refresh_idle.is_some())
+        .map(|provider| provider.name.clone())
+        .collect();
     loop {
+        keep_alive(&broker, &mut idle).await;
         if written.elapsed() >= WRITE_DOWN {
             write_down(&broker, &broker.take_used()).await;
             written = Instant::now();
@@ -44,20 +51,16 @@ pub async fn run(broker: Arc<Broker>) {
     }
 }
 
-/// Has grants looked at that were let go before their provider was known to end what is idle.
-async fn keep_alive(broker: &Broker) {
-    let idle = broker.providers().iter().filter(|provider| provider.refresh_idle.is_some());
-    for provider in idle {
-        loop {
-            match broker.storage().look_at_all(&provider.name, AT_ONCE as u64).await {
-                Ok(0) => break,
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::warn!(%error, provider = %provider.name, "cannot look for idle grants");
-                    break;
-                }
-            }
+/// Has grants looked at that were let go before their provider was known to end what is idle: some with
+/// each call, until there are no more.
+async fn keep_alive(broker: &Broker, idle: &mut Vec<Name>) {
+    let Some(provider) = idle.last() else { return };
+    match broker.storage().look_at_all(provider, AT_ONCE as u64).await {
+        Ok(0) => {
+            idle.pop();
         }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, %provider, "cannot look for idle grants"),
     }
 }
 

@@ -24,8 +24,11 @@ pub async fn run(broker: Arc<Broker>) {
         lanes.spawn(lane(Arc::clone(&broker), provider.name.clone()));
     }
     while let Some(ended) = lanes.join_next().await {
-        if let Err(crash) = ended {
-            tracing::error!(error = %crash, "the outbox of a provider crashed");
+        // A crash is one of the whole process, which then starts anew.
+        if let Err(crash) = ended
+            && crash.is_panic()
+        {
+            std::panic::resume_unwind(crash.into_panic());
         }
     }
 }

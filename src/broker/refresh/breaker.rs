@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::super::uptime::Uptime;
 use crate::domain::id::Id;
 use crate::domain::time::Timestamp;
 use crate::provider::ProviderError;
@@ -19,6 +20,9 @@ const GRANTS: usize = 3;
 
 /// How often a provider that is down is asked whether it is back.
 const PROBE: Duration = Duration::from_secs(10);
+
+/// How long after the time for a probe a breaker that nobody has asked is not called open any more.
+const FORGOTTEN: Duration = Duration::from_secs(30);
 
 /// How many refreshes of one provider are under way at once, so that a storm stays polite.
 const AT_ONCE: usize = 32;
@@ -34,6 +38,8 @@ pub(in super::super) struct Breaker {
 struct State {
     /// Why nothing is sent, and until when.
     open: Option<(ProviderError, Timestamp)>,
+    /// When that was found out last, and for how long nothing is sent.
+    opened: Option<(Uptime, Duration)>,
     failures: u32,
     /// Who was refused with a configuration error, and with which.
     refused: HashSet<Id>,
@@ -94,9 +100,17 @@ impl Breaker {
         Ok(state.open.as_mut().map(|(_, until)| std::mem::replace(until, now + PROBE)))
     }
 
-    /// Whether calls are stopped, save those that find out whether they still need be.
-    pub(in super::super) fn is_open(&self) -> bool {
-        self.lock().open.is_some()
+    /// Why calls are stopped, save those that find out whether they still need be. Where nobody has asked
+    /// for a while, it is not known any more.
+    pub(in super::super) fn reason(&self) -> Option<&'static str> {
+        let state = self.lock();
+        let (error, _) = state.open.as_ref()?;
+        state.opened.filter(|(at, wait)| at.elapsed() < *wait + FORGOTTEN)?;
+        Some(match kind(error) {
+            Kind::Down | Kind::OfTheGrant => "down",
+            Kind::Busy(_) => "busy",
+            Kind::RefusesTheBroker | Kind::MayRefuseTheBroker(_) => "refuses",
+        })
     }
 
     /// For how long nothing is sent.
@@ -112,17 +126,17 @@ impl Breaker {
             Some(Kind::Down) => {
                 state.failures += 1;
                 if state.failures >= FAILURES || state.open.is_some() {
-                    open(&mut state, error, now + PROBE);
+                    open(&mut state, error, now, PROBE);
                 }
             }
             Some(Kind::Busy(wait)) => {
                 state.failures = 0;
                 state.busy.insert(grant);
                 if state.busy.len() >= GRANTS || state.open.is_some() {
-                    open(&mut state, error, now + wait);
+                    open(&mut state, error, now, wait);
                 }
             }
-            Some(Kind::RefusesTheBroker) => open(&mut state, error, now + PROBE),
+            Some(Kind::RefusesTheBroker) => open(&mut state, error, now, PROBE),
             Some(Kind::MayRefuseTheBroker(code)) => {
                 // The provider answers, after all.
                 state.failures = 0;
@@ -132,7 +146,7 @@ impl Breaker {
                 }
                 state.refused.insert(grant);
                 if state.refused.len() >= GRANTS {
-                    open(&mut state, error, now + PROBE);
+                    open(&mut state, error, now, PROBE);
                 }
             }
         }
@@ -149,12 +163,14 @@ fn stopped(state: &State, now: Timestamp) -> Option<Stopped> {
     (!retry_after.is_zero()).then(|| Stopped { error: error.clone(), retry_after })
 }
 
-fn open(state: &mut State, error: Option<&ProviderError>, until: Timestamp) {
+fn open(state: &mut State, error: Option<&ProviderError>, now: Timestamp, wait: Duration) {
     let Some(error) = error else { return };
     if state.open.is_none() {
         tracing::warn!(%error, "calls to the provider are stopped");
     }
     // A longer wait that the provider asked for stays.
+    let until = now + wait;
+    state.opened = Some((Uptime::now(), wait));
     let until = state.open.as_ref().map_or(until, |(_, before)| until.max(*before));
     state.open = Some((error.clone(), until));
 }

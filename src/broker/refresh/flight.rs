@@ -13,7 +13,7 @@ use super::super::uptime::Uptime;
 use super::breaker::{Permit, Stopped};
 use super::settle::Attempt;
 use super::{Broker, BrokerError, refusal};
-use crate::domain::grant::Grant;
+use crate::domain::grant::{Grant, GrantState};
 use crate::domain::id::Id;
 use crate::domain::name::Name;
 use crate::domain::provider::Server;
@@ -70,8 +70,8 @@ impl Flights {
                 // That flight's answer was there before this caller came. While it was not
                 // stored, to send the same refresh token again could have cost the grant.
                 let held = broker.held(key).await?;
-                if held.grant.id != grant.id || held.grant.version != grant.version {
-                    return Ok(held);
+                if let Some(outcome) = done_elsewhere(grant, &held) {
+                    return outcome.map(|()| held);
                 }
                 refusal(&held)?;
             }
@@ -215,8 +215,8 @@ impl Broker {
             return Ok(Claim::Mine(lease, began));
         }
         let held = self.held(&grant.key).await?;
-        if held.grant.id != grant.id || held.grant.version != grant.version {
-            return Ok(Claim::Done(Box::new(held)));
+        if let Some(outcome) = done_elsewhere(grant, &held) {
+            return outcome.map(|()| Claim::Done(Box::new(held)));
         }
         refusal(&held)?;
         Ok(Claim::Anothers)
@@ -265,6 +265,29 @@ impl Broker {
         let attempt = Attempt { grant: &grant, server, lease: &lease, sent };
         self.settle(&attempt, answer).await
     }
+}
+
+/// What somebody else's refresh has made of a grant, where one has ended since it was read. An edition
+/// without a new access token is no success: whoever came for one has none.
+pub(super) fn done_elsewhere(before: &Grant, now: &Held) -> Option<Result<(), BrokerError>> {
+    let after = &now.grant;
+    if after.id == before.id && after.version == before.version {
+        return None;
+    }
+    let authorized_anew =
+        after.id != before.id || after.version.generation != before.version.generation;
+    if after.state == GrantState::ReauthorizationRequired {
+        return Some(Err(reauthorization(&after.key)));
+    }
+    // A new access token ends what failures there were.
+    let renewed = after.last_error.is_none() || after.issued_at != before.issued_at;
+    if authorized_anew || renewed {
+        return Some(Ok(()));
+    }
+    Some(Err(refusal(now).err().unwrap_or(BrokerError::ProviderUnavailable {
+        provider: after.key.provider.clone(),
+        retry_after: super::super::error::RETRY,
+    })))
 }
 
 /// Whether a lease that counts from `began` leaves the time for an answer: seen when the connection

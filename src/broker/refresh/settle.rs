@@ -6,7 +6,7 @@ use secrecy::SecretString;
 
 use super::super::lend::reauthorization;
 use super::super::uptime::Uptime;
-use super::flight::{LATEST_START, in_time};
+use super::flight::{LATEST_START, done_elsewhere, in_time};
 use super::{Broker, BrokerError};
 use crate::domain::grant::{Grant, GrantState};
 use crate::domain::provider::Server;
@@ -217,8 +217,8 @@ impl Broker {
     async fn refused(&self, attempt: &Attempt<'_>) -> Result<Held, BrokerError> {
         let Attempt { grant, server, lease, .. } = *attempt;
         let held = self.held(&grant.key).await?;
-        if held.grant.id != grant.id || held.grant.version != grant.version {
-            return Ok(held);
+        if let Some(outcome) = done_elsewhere(grant, &held) {
+            return outcome.map(|()| held);
         }
         let began = Uptime::now();
         if let Some(fallback) = &lease.fallback

@@ -256,7 +256,10 @@ impl Storage {
         let outcome = if stored {
             self.put_access_token(&write, grant.id, &grant.key, access).await?;
             Committed::Stored
-        } else if self.has_access_token(&write, grant, access).await? {
+        } else if self
+            .has_tokens(&write, grant, Some(access), tokens.refresh_token.as_ref())
+            .await?
+        {
             // By this very commit, of which it was not heard that it succeeded.
             Committed::Stored
         } else {
@@ -306,7 +309,7 @@ impl Storage {
             .await?
             .rows_affected
             > 0;
-        let outcome = if stored {
+        let outcome = if stored || self.has_tokens(&write, grant, None, refresh_token).await? {
             Committed::Stored
         } else {
             let doomed = refresh_token
@@ -381,21 +384,37 @@ impl Storage {
         update.filter(of_version(grant.id, grant.version))
     }
 
-    /// Whether a grant's access token is this one.
-    async fn has_access_token(
+    /// Whether a grant has these tokens, as far as they are given: each of them.
+    async fn has_tokens(
         &self,
         write: &Write,
         grant: &Grant,
-        access: &AccessToken,
+        access: Option<&AccessToken>,
+        refresh_token: Option<&SecretString>,
     ) -> Result<bool, StorageError> {
-        let found = access_tokens::Entity::find()
-            .filter(access_tokens::Column::GrantId.eq(grant.id.as_bytes().to_vec()))
-            .one(&**write)
-            .await?;
-        let Some(found) = found else { return Ok(false) };
-        // One that does not open is not this one.
-        let opened = self.access_token(grant, found);
-        Ok(opened.is_ok_and(|found| found.value.expose_secret() == access.value.expose_secret()))
+        // What does not open is not what was stored a moment ago.
+        if let Some(wanted) = access {
+            let found = access_tokens::Entity::find()
+                .filter(access_tokens::Column::GrantId.eq(grant.id.as_bytes().to_vec()))
+                .one(&**write)
+                .await?;
+            let opened = found.and_then(|found| self.access_token(grant, found).ok());
+            let same = |found: AccessToken| same(&found.value, &wanted.value);
+            if !opened.is_some_and(same) {
+                return Ok(false);
+            }
+        }
+        if let Some(wanted) = refresh_token {
+            let row =
+                grants::Entity::find_by_id(grant.id.as_bytes().to_vec()).one(&**write).await?;
+            let found = row.and_then(|row| row.refresh_token);
+            let opened =
+                found.and_then(|found| self.open(place(grant, REFRESH_TOKEN), &found).ok());
+            if !opened.is_some_and(|found| same(&found, wanted)) {
+                return Ok(false);
+            }
+        }
+        Ok(access.is_some() || refresh_token.is_some())
     }
 
     /// Where the tokens of an answer go whose commit found another edition.
@@ -455,6 +474,10 @@ impl Storage {
             .await?;
         Ok(flagged.rows_affected > 0)
     }
+}
+
+fn same(one: &SecretString, other: &SecretString) -> bool {
+    one.expose_secret() == other.expose_secret()
 }
 
 pub(super) fn of_version(id: Id, version: Version) -> Condition {

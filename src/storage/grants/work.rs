@@ -100,6 +100,7 @@ impl Storage {
         let stamped = grants::Entity::update_many()
             .col_expr(grants::Column::NextRefreshAt, self.now_expr())
             .filter(Expr::col(grants::Column::Id).in_subquery(ids))
+            .filter(grants::Column::NextRefreshAt.is_null())
             .exec(&self.db)
             .await?;
         Ok(stamped.rows_affected)
@@ -156,7 +157,7 @@ impl Storage {
         Ok(())
     }
 
-    fn past_or_absent(&self, column: grants::Column) -> Condition {
+    pub(in crate::storage) fn past_or_absent(&self, column: grants::Column) -> Condition {
         Condition::any().add(column.is_null()).add(Expr::col(column).lt(self.now_once()))
     }
 }

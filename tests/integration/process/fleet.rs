@@ -142,6 +142,12 @@ impl Fleet {
         join_all((0..REPLICAS).map(|number| self.replica(number).client())).await
     }
 
+    /// The client of a replica that lives.
+    fn client(&self, number: usize) -> Client {
+        let clients = self.directory.0.lock().unwrap_or_else(PoisonError::into_inner);
+        clients[number].clone().expect("it lives")
+    }
+
     async fn granted(&self, subject: &str) -> String {
         self.site.granted(self.replica(0), subject).await
     }

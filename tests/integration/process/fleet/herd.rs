@@ -2,10 +2,11 @@
 
 use futures::future::join_all;
 use libtest_mimic::Trial;
-use token_broker_client::proto;
+use token_broker::demo::provider::{ScriptedAnswer, ScriptedEndpoint};
+use token_broker_client::{Reason, proto};
 
 use super::grants::seed_grants;
-use super::{Fleet, get};
+use super::{Fleet, get, reason};
 use crate::harness::soak::size;
 use crate::harness::world::{get_token, key};
 use crate::harness::{long_trial_with, tools, trial_with};
@@ -18,6 +19,11 @@ pub fn trials() -> Vec<Trial> {
             needs,
             "process::fleet::a_herd_on_many_grants_causes_one_each",
             herd_on_many,
+        ),
+        trial_with(
+            needs,
+            "process::fleet::an_answer_without_a_token_is_no_success_anywhere",
+            without_a_token,
         ),
         trial_with(needs, "process::fleet::fifty_stale_etags_cause_one_refresh", stale_etags),
     ]
@@ -77,4 +83,29 @@ async fn stale_etags() {
     let tokens = join_all(calls).await;
     assert!(tokens.iter().all(|token| *token == tokens[0]));
     assert_eq!(fleet.site.provider.ledger().refreshes, 1);
+}
+
+/// One replica gets an answer that has a new refresh token alone, while the others wait for it.
+async fn without_a_token() {
+    let fleet = Fleet::start(&[]).await;
+    seed_grants(&fleet, 1).await;
+    fleet.expire().await;
+    let provider = &fleet.site.provider;
+    let answer = ScriptedAnswer::json(200, r#"{"refresh_token":"new-rt"}"#);
+    provider.script(ScriptedEndpoint::Token, answer);
+    let pause = provider.pause_token_endpoint();
+    let calls = provider.ledger().token_calls;
+    let callers: Vec<_> = (0..3 * 5)
+        .map(|number| {
+            let mut client = fleet.client(number % 3);
+            tokio::spawn(async move { client.get_token(get_token("u0")).await })
+        })
+        .collect();
+    provider.wait_for_token_calls(calls + 1).await;
+    drop(pause);
+    for ended in join_all(callers).await {
+        // Never a token that has ended.
+        assert_eq!(reason(ended.expect("no panic")), Reason::ProviderError);
+    }
+    assert_eq!(provider.ledger().token_calls, calls + 1);
 }
