@@ -20,7 +20,7 @@ What the schema cannot say. All that is wrong is told at once, each with what to
 {{- end -}}
 
 {{- if not .Values.keyring.existingSecret -}}
-{{- $wrong = append $wrong (printf "keyring.existingSecret: is required, for tokens are stored sealed; make a Secret whose key %q has a line `id:base64` (`token-broker keys new` prints one), and name it" .Values.keyring.key) -}}
+{{- $wrong = append $wrong (printf "keyring.existingSecret: is required, for tokens are stored sealed; make a Secret whose key %q has a line `id:base64` (`token-broker keys new --line` prints one), and name it" .Values.keyring.key) -}}
 {{- end -}}
 
 {{- if not .Values.providers -}}
@@ -28,6 +28,18 @@ What the schema cannot say. All that is wrong is told at once, each with what to
 {{- end -}}
 {{- if not .Values.bots -}}
 {{- $wrong = append $wrong "bots: there is none, and the broker does not start without; add bots.NAME with providers and apiKeysSha256 (the hash that `token-broker api-key new` prints), and give the bot the key that it prints" -}}
+{{- end -}}
+
+{{- /* Not in the schema: Helm's words for a name that it refuses tell another place, and not why. */ -}}
+{{- $words := list "confirm" "help" "list" "refresh" "revoke" "token" -}}
+{{- range $section, $entries := dict "providers" .Values.providers "bots" .Values.bots -}}
+{{- range $name, $_ := $entries -}}
+{{- if has $name $words -}}
+{{- $wrong = append $wrong (printf "%s.%s: is a command word of the bots (%s); choose another name" $section $name (join ", " $words)) -}}
+{{- else if or (gt (len $name) 63) (not (regexMatch `^[a-z][a-z0-9]*(-[a-z0-9]+)*$` $name)) -}}
+{{- $wrong = append $wrong (printf "%s: %q is no name; write one of a-z, 0-9 and single hyphens, beginning with a letter, of at most 63 characters, such as google or acme-login" $section $name) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- range $name, $provider := .Values.providers -}}
@@ -50,9 +62,9 @@ What the schema cannot say. All that is wrong is told at once, each with what to
 {{- end -}}
 {{- $_ := set $owners (lower .) $name -}}
 {{- end -}}
-{{- $named := $bot.providers | concat (keys (default dict $bot.scopes)) | uniq | sortAlpha -}}
+{{- $named := without $bot.providers "*" | concat (keys (default dict $bot.scopes)) | uniq | sortAlpha -}}
 {{- range $named -}}
-{{- if and (ne . "*") (not (hasKey $.Values.providers .)) -}}
+{{- if not (hasKey $.Values.providers .) -}}
 {{- $wrong = append $wrong (printf "bots.%s: names the provider %q, which is not among providers; add it there, or correct the name" $name .) -}}
 {{- end -}}
 {{- end -}}

@@ -141,8 +141,12 @@ async fn expired<B: Backend>() {
     assert_eq!(values(&claim(&store).await), ["refresh-2", "refresh-u1"]);
     store.advance(TOKEN_LIFETIME);
     assert_eq!(values(&claim(&store).await), ["refresh-u1"]);
+    // Of whatever provider they were.
+    let forget = || store.storage.forget_ended_revocations();
+    assert_eq!(forget().await.expect("storage"), 3);
     assert_eq!(store.doomed().await, 1);
     store.advance(Duration::from_secs(30 * 24 * 60 * 60));
     assert!(claim(&store).await.is_empty());
+    assert_eq!(forget().await.expect("storage"), 1);
     assert_eq!(store.doomed().await, 0);
 }
