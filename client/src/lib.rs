@@ -91,13 +91,18 @@ impl Client {
     }
 }
 
-/// A call that met a connection on its way out was not sent. To its caller that is a server that is
-/// away for a moment, and no cancellation of its own.
+/// A call that met a connection on its way out was not sent, or not taken: the server has said that it is
+/// going, and answers those calls alone that it had begun (RFC 9113 section 6.8). To its caller that is a
+/// server that is away for a moment, and no cancellation of its own.
 fn failed(error: tonic::transport::Error) -> Status {
     let mut cause: Option<&dyn Error> = Some(&error);
     while let Some(error) = cause {
-        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled) {
-            return Status::unavailable("the connection ended before the call was sent");
+        let unsent = error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled);
+        let going = |error: &h2::Error| {
+            error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR)
+        };
+        if unsent || error.downcast_ref::<h2::Error>().is_some_and(going) {
+            return Status::unavailable("the connection ended before the call was taken");
         }
         cause = error.source();
     }

@@ -149,17 +149,19 @@ fn refusal(held: &Held) -> Result<(), BrokerError> {
         return Err(reauthorization(&grant.key));
     }
     let Some(at) = grant.next_attempt_at.filter(|at| held.now < *at) else { return Ok(()) };
+    Err(last_failure(grant, at.since(held.now)))
+}
+
+/// What came of the last refresh, which failed, told again.
+fn last_failure(grant: &Grant, retry_after: Duration) -> BrokerError {
+    let provider = &grant.key.provider;
     let last = grant.last_error.as_deref().and_then(ProviderError::from_record);
-    let told = last.map(|error| BrokerError::from_provider(&grant.key.provider, &error));
-    Err(match told {
+    match last.map(|error| BrokerError::from_provider(provider, &error)) {
         Some(
             told @ (BrokerError::ProviderMisconfigured { .. } | BrokerError::ProviderError { .. }),
         ) => told,
-        _ => BrokerError::ProviderUnavailable {
-            provider: grant.key.provider.clone(),
-            retry_after: at.since(held.now),
-        },
-    })
+        _ => BrokerError::ProviderUnavailable { provider: provider.clone(), retry_after },
+    }
 }
 
 /// Names an access token without telling it.

@@ -12,7 +12,7 @@ use super::super::lend::reauthorization;
 use super::super::uptime::Uptime;
 use super::breaker::{Permit, Stopped};
 use super::settle::Attempt;
-use super::{Broker, BrokerError, refusal};
+use super::{Broker, BrokerError, last_failure, refusal};
 use crate::domain::grant::{Grant, GrantState};
 use crate::domain::id::Id;
 use crate::domain::name::Name;
@@ -284,10 +284,7 @@ pub(super) fn done_elsewhere(before: &Grant, now: &Held) -> Option<Result<(), Br
     if authorized_anew || renewed {
         return Some(Ok(()));
     }
-    Some(Err(refusal(now).err().unwrap_or(BrokerError::ProviderUnavailable {
-        provider: after.key.provider.clone(),
-        retry_after: super::super::error::RETRY,
-    })))
+    Some(Err(last_failure(after, super::super::error::RETRY)))
 }
 
 /// Whether a lease that counts from `began` leaves the time for an answer: seen when the connection

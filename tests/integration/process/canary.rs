@@ -261,7 +261,12 @@ async fn failed_refreshes(site: &Site, serving: &Serving, secrets: &mut Secrets,
             site.provider.script(ScriptedEndpoint::Token, answer.clone());
         }
         site.provider.script(ScriptedEndpoint::Token, answer);
-        told.status(&refresh(&mut serving.client().await, &subject).await);
+        let mut client = serving.client().await;
+        told.status(&refresh(&mut client, &subject).await);
+        // Where it is not known what became of it, a worker would try again, and meet the next one's
+        // answer.
+        let revoke = proto::RevokeRequest { key: Some(key(&subject)) };
+        client.revoke(revoke).await.expect("revoked");
     }
 }
 

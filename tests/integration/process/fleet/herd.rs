@@ -103,9 +103,10 @@ async fn without_a_token() {
         .collect();
     provider.wait_for_token_calls(calls + 1).await;
     drop(pause);
-    for ended in join_all(callers).await {
-        // Never a token that has ended.
-        assert_eq!(reason(ended.expect("no panic")), Reason::ProviderError);
-    }
-    assert_eq!(provider.ledger().token_calls, calls + 1);
+    // Never a token that has ended. Whoever comes late may find the next refresh refused, too.
+    let told = join_all(callers).await;
+    let told: Vec<_> = told.into_iter().map(|told| reason(told.expect("no panic"))).collect();
+    assert!(told.contains(&Reason::ProviderError), "{told:?}");
+    let expected = [Reason::ProviderError, Reason::ReauthorizationRequired];
+    assert!(told.iter().all(|reason| expected.contains(reason)), "{told:?}");
 }
