@@ -32,7 +32,7 @@ const MAX_AGE: Duration = Duration::from_secs(5);
 
 /// How much later than it may something be noticed here, on a busy machine: calls come one after the
 /// other.
-const LATE: Duration = Duration::from_secs(1);
+const LATE: Duration = Duration::from_secs(2);
 
 /// Calls until it is refused; gives the time of the last success, and why it was refused.
 async fn served_until_refused(client: &mut Client, subject: &str) -> (Instant, Reason) {
