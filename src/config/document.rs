@@ -20,11 +20,12 @@ const DEEPEST: usize = 4;
 const BOOLEANS: [&str; 2] = ["bots.*.device_flow", "database.migrate"];
 
 /// Keys whose variable is read as an integer.
-const INTEGERS: [&str; 4] = [
+const INTEGERS: [&str; 5] = [
     "bots.*.rate.burst",
     "bots.*.rate.per_second",
     "cache.max_entries",
     "database.max_connections",
+    "grpc.max_concurrent_calls",
 ];
 
 /// Keys that only the file can set.

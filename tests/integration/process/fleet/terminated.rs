@@ -74,18 +74,21 @@ async fn terminated() {
         .weather
         .set(seed(), Conditions { after: Duration::from_millis(200), ..Conditions::default() });
     let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let ended: Arc<Vec<_>> = Arc::new((0..CALLERS).map(|_| AtomicUsize::new(0)).collect());
     let callers: Vec<_> = (0..CALLERS)
         .map(|number| {
             let (stop, served) = (Arc::clone(&stop), Arc::clone(&served));
+            let mine = Arc::clone(&ended);
             let (directory, subjects) = (Arc::clone(&fleet.directory), subjects.clone());
             let seed = seed() + u64::try_from(number).expect("small");
             tokio::spawn(async move {
                 let mut random = StdRng::seed_from_u64(seed);
                 while !stop.load(Ordering::SeqCst) {
                     let subject = &subjects[random.random_range(0..subjects.len())];
-                    let ended = with_one_more_try(&directory, &mut random, subject).await;
-                    ended.unwrap_or_else(|status| panic!("{subject}: {status:?}"));
+                    let told = with_one_more_try(&directory, &mut random, subject).await;
+                    told.unwrap_or_else(|status| panic!("{subject}: {status:?}"));
                     served.fetch_add(1, Ordering::SeqCst);
+                    mine[number].fetch_add(1, Ordering::SeqCst);
                 }
             })
         })
@@ -105,11 +108,20 @@ async fn terminated() {
         // Callers go on finding it: nobody has told them.
         let serving = fleet.take(number);
         let began = Instant::now();
-        let ended = serving.terminate().await;
+        let left = serving.terminate().await;
         longest = longest.max(began.elapsed());
-        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        assert_eq!(left.code, Some(0), "{}", left.stderr);
         more(300).await;
         fleet.restart(number).await;
+        // Nobody who met this one is still on the way: that call's other try must not meet the next.
+        let before: Vec<_> = ended.iter().map(|count| count.load(Ordering::SeqCst)).collect();
+        while ended
+            .iter()
+            .zip(&before)
+            .any(|(count, before)| count.load(Ordering::SeqCst) == *before)
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
     stop.store(true, Ordering::SeqCst);
     for caller in callers {
