@@ -20,7 +20,11 @@ mod seal;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use sea_orm::{DatabaseConnection, DatabaseTransaction, SqliteTransactionMode, TransactionOptions};
+use sea_orm::sea_query::{LockBehavior, LockType, SelectStatement};
+use sea_orm::{
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, SqliteTransactionMode,
+    TransactionOptions,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use authorizations::{Answered, Awaiting, Begun, NewAuthorization, Seen};
@@ -83,6 +87,26 @@ impl Storage {
         };
         let transaction = self.db.begin(options).await?;
         Ok(Write { transaction, _turn: turn })
+    }
+}
+
+impl Storage {
+    /// Begins to claim the rows whose `id` a statement selects: those that nobody else claims now. Absent
+    /// where there are none.
+    async fn begin_claim(
+        &self,
+        mut ids: SelectStatement,
+    ) -> Result<Option<(Write, Vec<Vec<u8>>)>, StorageError> {
+        // Mostly there is nothing, and then nobody else need wait for a look.
+        if self.db.query_one(&ids).await?.is_none() {
+            return Ok(None);
+        }
+        let write = self.begin().await?;
+        // On SQLite, which has one writer, the lock clause is left out. A statement of its own: as a part
+        // of the one that claims it might be run more than once, and lock more than it is to.
+        ids.lock_with_behavior(LockType::Update, LockBehavior::SkipLocked);
+        let ids = rows::ids(write.query_all(&ids).await?)?;
+        Ok(Some((write, ids)))
     }
 }
 

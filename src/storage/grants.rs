@@ -1,5 +1,6 @@
 //! Grants and their access tokens.
 
+mod commit;
 mod convert;
 mod list;
 mod refresh;
@@ -22,8 +23,9 @@ use crate::domain::identity::Identity;
 use crate::domain::time::Timestamp;
 use crate::domain::token::{AccessToken, TokenSet};
 
+pub use commit::Committed;
 pub use list::{ListFilter, ListPosition, SubjectFilter};
-pub use refresh::{Committed, LEASE, Lease};
+pub use refresh::{LEASE, Lease};
 pub use revoke::Revoked;
 
 const GRANTS: &str = "grants";

@@ -43,7 +43,7 @@ impl Limited<DatabaseConnection> {
         &self,
         options: TransactionOptions,
     ) -> Result<Limited<DatabaseTransaction>, DbErr> {
-        limit(self, "BEGIN", self.0.begin_with_options(options)).await.map(Limited)
+        limit(self, recorded("BEGIN"), self.0.begin_with_options(options)).await.map(Limited)
     }
 }
 
@@ -51,7 +51,7 @@ impl Limited<DatabaseTransaction> {
     /// Commits. After an error it may have been committed all the same.
     pub(super) async fn commit(self) -> Result<(), DbErr> {
         let backend = self.get_database_backend();
-        traced(backend, "COMMIT", within(most(backend), self.0.commit())).await
+        traced(backend, recorded("COMMIT"), within(most(backend), self.0.commit())).await
     }
 }
 
@@ -62,22 +62,22 @@ impl<C: ConnectionTrait> ConnectionTrait for Limited<C> {
     }
 
     async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
-        let sql = statement.sql.clone();
-        limit(self, &sql, self.0.execute_raw(statement)).await
+        let sql = recorded(&statement.sql);
+        limit(self, sql, self.0.execute_raw(statement)).await
     }
 
     async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
-        limit(self, sql, self.0.execute_unprepared(sql)).await
+        limit(self, recorded(sql), self.0.execute_unprepared(sql)).await
     }
 
     async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
-        let sql = statement.sql.clone();
-        limit(self, &sql, self.0.query_one_raw(statement)).await
+        let sql = recorded(&statement.sql);
+        limit(self, sql, self.0.query_one_raw(statement)).await
     }
 
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
-        let sql = statement.sql.clone();
-        limit(self, &sql, self.0.query_all_raw(statement)).await
+        let sql = recorded(&statement.sql);
+        limit(self, sql, self.0.query_all_raw(statement)).await
     }
 
     fn support_returning(&self) -> bool {
@@ -91,23 +91,26 @@ fn most(backend: DbBackend) -> Duration {
 
 async fn limit<C: ConnectionTrait, T>(
     connection: &Limited<C>,
-    sql: &str,
+    sql: Option<String>,
     statement: impl Future<Output = Result<T, DbErr>>,
 ) -> Result<T, DbErr> {
     let backend = connection.get_database_backend();
     traced(backend, sql, within(most(backend), statement)).await
 }
 
+/// The text of a statement, where its trace is recorded.
+fn recorded(sql: &str) -> Option<String> {
+    telemetry::is_recorded().then(|| sql.to_owned())
+}
+
 /// A span of a statement, where its trace is recorded: what it does to which table, and no value.
 async fn traced<T>(
     backend: DbBackend,
-    sql: &str,
+    sql: Option<String>,
     statement: impl Future<Output = Result<T, DbErr>>,
 ) -> Result<T, DbErr> {
-    if !telemetry::is_recorded() {
-        return statement.await;
-    }
-    let (operation, table) = summary(sql);
+    let Some(sql) = sql else { return statement.await };
+    let (operation, table) = summary(&sql);
     let name = table.map_or_else(|| operation.to_owned(), |table| format!("{operation} {table}"));
     let span = tracing::info_span!(
         "statement",

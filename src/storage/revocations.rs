@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sea_orm::sea_query::{Expr, ExprTrait, LockBehavior, LockType, Query, SelectStatement};
+use sea_orm::sea_query::{Expr, ExprTrait, Query, SelectStatement};
 use sea_orm::{ActiveModelTrait, ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter};
 use secrecy::SecretString;
 
@@ -160,8 +160,6 @@ impl Storage {
         provider: &Name,
         limit: u64,
     ) -> Result<Vec<Revocation>, StorageError> {
-        use sea_orm::ConnectionTrait;
-
         let now = self.now_expr();
         let mut ids = Query::select();
         ids.column(revocations::Column::Id)
@@ -172,16 +170,7 @@ impl Storage {
             .and_where(Expr::not_exists(arriving_grant_of_row()))
             .order_by(revocations::Column::NextAttemptAt, sea_orm::Order::Asc)
             .limit(limit);
-        // Mostly there is nothing, and then nobody else need wait for a look.
-        if self.db.query_one(&ids).await?.is_none() {
-            return Ok(Vec::new());
-        }
-        let write = self.begin().await?;
-        // On SQLite, which has one writer, the lock clause is left out.
-        ids.lock_with_behavior(LockType::Update, LockBehavior::SkipLocked);
-        // In a statement of its own: as a part of the next one it might be run more than once, and lock
-        // more than it is to.
-        let ids = rows::ids(write.query_all(&ids).await?)?;
+        let Some((write, ids)) = self.begin_claim(ids).await? else { return Ok(Vec::new()) };
         let models = revocations::Entity::update_many()
             .col_expr(revocations::Column::NextAttemptAt, now.clone().add(millis(ATTEMPT)))
             .col_expr(revocations::Column::ClaimedUntil, now.add(millis(ATTEMPT)))

@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use sea_orm::sea_query::{Expr, ExprTrait, LockBehavior, LockType, Query};
-use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
-};
+use sea_orm::sea_query::{Expr, ExprTrait, Query};
+use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 
 use super::refresh::of_version;
 use super::{ACTIVE, GRANTS, convert};
@@ -64,14 +62,7 @@ impl Storage {
             .and_where(grants::Column::State.eq(ACTIVE))
             .order_by(grants::Column::NextRefreshAt, sea_orm::Order::Asc)
             .limit(limit);
-        // Mostly there is nothing, and then nobody else need wait for a look.
-        if self.db.query_one(&ids).await?.is_none() {
-            return Ok(Vec::new());
-        }
-        let write = self.begin().await?;
-        // On SQLite, which has one writer, the lock clause is left out.
-        ids.lock_with_behavior(LockType::Update, LockBehavior::SkipLocked);
-        let ids = rows::ids(write.query_all(&ids).await?)?;
+        let Some((write, ids)) = self.begin_claim(ids).await? else { return Ok(Vec::new()) };
         let claimed = grants::Entity::update_many()
             .col_expr(grants::Column::NextRefreshAt, self.now_expr().add(millis(LOOK)))
             .filter(grants::Column::Id.is_in(ids))
