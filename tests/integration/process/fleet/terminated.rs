@@ -114,14 +114,7 @@ async fn terminated() {
         more(300).await;
         fleet.restart(number).await;
         // Nobody who met this one is still on the way: that call's other try must not meet the next.
-        let before: Vec<_> = ended.iter().map(|count| count.load(Ordering::SeqCst)).collect();
-        while ended
-            .iter()
-            .zip(&before)
-            .any(|(count, before)| count.load(Ordering::SeqCst) == *before)
-        {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        each_ended_a_call(&ended).await;
     }
     stop.store(true, Ordering::SeqCst);
     for caller in callers {
@@ -133,6 +126,14 @@ async fn terminated() {
     fleet.assert_no_double();
     let served = served.load(Ordering::SeqCst);
     report("terminated", &format!("{served} calls, none failed; the longest end took {longest:?}"));
+}
+
+/// Waits until every caller has ended a call.
+async fn each_ended_a_call(ended: &[AtomicUsize]) {
+    let before: Vec<_> = ended.iter().map(|count| count.load(Ordering::SeqCst)).collect();
+    while ended.iter().zip(&before).any(|(count, before)| count.load(Ordering::SeqCst) == *before) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// As Kubernetes rolls: a replica is taken out of the balancer's list, then ended, and its successor is put
@@ -147,9 +148,11 @@ async fn rolling_restart() {
         replicas.send(Change::Insert(number, endpoint(&fleet, number))).await.expect("it listens");
     }
     let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let ended: Arc<Vec<_>> = Arc::new((0..CALLERS).map(|_| AtomicUsize::new(0)).collect());
     let callers: Vec<_> = (0..CALLERS)
         .map(|number| {
             let (stop, served) = (Arc::clone(&stop), Arc::clone(&served));
+            let mine = Arc::clone(&ended);
             let (mut client, subjects) = (client.clone(), subjects.clone());
             let seed = seed() + u64::try_from(number).expect("small");
             tokio::spawn(async move {
@@ -157,9 +160,10 @@ async fn rolling_restart() {
                 while !stop.load(Ordering::SeqCst) {
                     let subject = &subjects[random.random_range(0..subjects.len())];
                     let refreshes = random.random_range(0..10) == 0;
-                    let ended = call(&mut client, subject, refreshes).await;
-                    ended.unwrap_or_else(|status| panic!("{subject}: {status:?}"));
+                    let told = call(&mut client, subject, refreshes).await;
+                    told.unwrap_or_else(|status| panic!("{subject}: {status:?}"));
                     served.fetch_add(1, Ordering::SeqCst);
+                    mine[number].fetch_add(1, Ordering::SeqCst);
                 }
             })
         })
@@ -170,10 +174,12 @@ async fn rolling_restart() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         replicas.send(Change::Remove(number)).await.expect("it listens");
-        // What `preStopSeconds` is for: callers learn of it first.
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let ended = fleet.take(number).terminate().await;
-        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        // What `preStopSeconds` is for: callers learn of it first. Whoever had chosen it by then has its
+        // answer, and so has the first call that was chosen for after.
+        each_ended_a_call(&ended).await;
+        each_ended_a_call(&ended).await;
+        let left = fleet.take(number).terminate().await;
+        assert_eq!(left.code, Some(0), "{}", left.stderr);
         fleet.restart(number).await;
         replicas.send(Change::Insert(number, endpoint(&fleet, number))).await.expect("it listens");
     }
