@@ -8,6 +8,8 @@ pub use sea_orm_migration::{MigratorTrait, SchemaManager};
 mod m20261123_000001_tables;
 mod m20261124_000002_identity;
 mod m20261125_000003_work;
+mod m20261126_000004_replicas;
+mod m20261126_000005_indexes;
 
 /// All steps, in order.
 #[derive(Debug)]
@@ -20,6 +22,8 @@ impl MigratorTrait for Migrator {
             Box::new(m20261123_000001_tables::Step),
             Box::new(m20261124_000002_identity::Step),
             Box::new(m20261125_000003_work::Step),
+            Box::new(m20261126_000004_replicas::Step),
+            Box::new(m20261126_000005_indexes::Step),
         ]
     }
 }

@@ -1,10 +1,12 @@
 //! The use cases: each is one file that reads from top to bottom.
 
 pub mod authorize;
+mod boot_instant;
 mod cache;
 pub mod cancel;
 pub mod complete;
 pub mod confirm;
+mod database_health;
 pub mod error;
 pub mod follow;
 pub mod lend;
@@ -12,35 +14,38 @@ mod link;
 pub mod list;
 pub mod refresh;
 pub mod revoke;
-mod settled;
-mod uptime;
 mod used;
+mod watchers;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 use url::Url;
 
+pub use boot_instant::BootInstant;
 pub use cache::{Bounds, CacheCounts, NO_CACHE};
 pub use complete::redirect_uri;
 pub use error::BrokerError;
 pub use link::BrowserSecret;
 
+use self::database_health::{DatabaseHealth, Sharing};
 use crate::crypto::keyring::Keyring;
 use crate::crypto::random::Random;
 use crate::domain::bot::Bot;
-use crate::domain::grant::{GrantKey, KeyHash, Subject};
+use crate::domain::grant::{Grant, GrantKey, KeyHash, Subject};
 use crate::domain::id::Id;
 use crate::domain::name::Name;
 use crate::domain::provider::Provider;
 use crate::domain::time::Timestamp;
 use crate::domain::token::{DoomedToken, RawAnswer};
 use crate::provider::{Directory, Http, response};
-use crate::storage::{Disposal, Storage, StorageError};
+use crate::storage::{Disposal, OpenIntents, Storage, StorageError, Takeover};
 use crate::telemetry::Metrics;
 
 /// How long a result that cannot be stored waits before the next try.
@@ -59,9 +64,10 @@ pub struct Broker {
     /// Work that outlives its caller: it is awaited at shutdown.
     tasks: TaskTracker,
     draining: CancellationToken,
-    settled: settled::Settled,
+    database: DatabaseHealth,
     cache: cache::TokenCache,
     used: used::Used,
+    watchers: Arc<watchers::Watchers>,
     metrics: Metrics,
 }
 
@@ -78,6 +84,8 @@ pub struct Settings {
     pub cache: Bounds,
     /// Whether grants are refreshed though nobody waits for them.
     pub refresh_ahead: bool,
+    /// How long a replica that writes no heartbeat may still hold the response to a refresh.
+    pub replica_timeout: Duration,
     /// How much callers may ask for.
     pub limits: CallLimits,
 }
@@ -126,10 +134,7 @@ impl Broker {
     pub fn new(parts: Parts) -> Arc<Self> {
         let breakers = parts.providers.iter().map(|p| (p.name.clone(), Default::default()));
         let breakers = breakers.collect();
-        let settled = match parts.storage.is_shared() {
-            true => settled::Settled::default(),
-            false => settled::Settled::alone(),
-        };
+        let sharing = if parts.storage.is_shared() { Sharing::Shared } else { Sharing::Alone };
         let bots = parts.bots.into_iter().map(|b| (b.name.clone(), Arc::new(b))).collect();
         Arc::new(Self {
             storage: parts.storage,
@@ -141,8 +146,9 @@ impl Broker {
             breakers,
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
-            settled,
+            database: DatabaseHealth::new(sharing),
             used: used::Used::default(),
+            watchers: Arc::default(),
             metrics: parts.metrics,
             cache: cache::TokenCache::new(parts.settings.cache),
             settings: parts.settings,
@@ -196,13 +202,116 @@ impl Broker {
         self.cache.counts()
     }
 
-    /// Takes note that storage answers, or does not.
-    pub fn note_storage(&self, answers: bool) {
-        if answers {
-            self.settled.answered();
-        } else {
-            self.settled.lost();
+    /// Records that the database answered with the time on its clock, between two times here. Returns by
+    /// how many milliseconds its clock was set, if it was.
+    pub fn database_answered(
+        &self,
+        shown: Timestamp,
+        asked: BootInstant,
+        answered: BootInstant,
+    ) -> Option<i64> {
+        self.database.mark_up();
+        if !self.storage.clock_runs() {
+            return None;
         }
+        self.database.read_clock(shown, asked, answered)
+    }
+
+    /// Records that the database does not answer or accepts no writes.
+    pub fn database_failed(&self) {
+        self.database.mark_down();
+    }
+
+    /// The terms on which refreshes of unknown outcome may be taken over at a provider. `None` while
+    /// this replica's view of the database is not stable.
+    fn takeover(&self, provider: &Provider) -> Option<Takeover> {
+        let holder_timeout =
+            provider.refresh_grace.is_zero().then_some(self.settings.replica_timeout);
+        self.database
+            .is_stable()
+            .then(|| Takeover { expected_now: self.database.expected_now(), holder_timeout })
+    }
+
+    /// Finds refreshes of unknown outcome that may be recovered now at these providers.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`].
+    pub async fn open_intents(
+        &self,
+        providers: &[Name],
+        passed_over: &[Id],
+        limit: u64,
+    ) -> Result<Vec<Grant>, StorageError> {
+        if !self.database.is_stable() {
+            return Ok(Vec::new());
+        }
+        let without_grace = |name: &Name| {
+            self.providers.get(name.as_str()).is_none_or(|p| p.refresh_grace.is_zero())
+        };
+        let (without_grace, with_grace): (Vec<_>, Vec<_>) =
+            providers.iter().cloned().partition(without_grace);
+        let wanted = OpenIntents {
+            with_grace: &with_grace,
+            without_grace: &without_grace,
+            expected_now: self.database.expected_now(),
+            holder_timeout: self.settings.replica_timeout,
+            passed_over,
+            limit,
+        };
+        self.storage.open_intents(&wanted).await
+    }
+
+    /// The time on the database's clock: as this replica expects it, or else as the database says.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`].
+    pub async fn database_now(&self) -> Result<Timestamp, StorageError> {
+        match self.database.expected_now() {
+            Some(now) => Ok(now),
+            None => self.storage.now().await,
+        }
+    }
+
+    /// A place for one call to a provider in the background, if one is free.
+    #[must_use]
+    pub fn background_place(&self, provider: &Name) -> Option<OwnedSemaphorePermit> {
+        self.breakers.get(provider)?.background_place()
+    }
+
+    /// Every free place for calls to a provider in the background, once there is one. `None` if the
+    /// provider is not configured or the broker drains.
+    pub async fn background_places(&self, provider: &Name) -> Option<Vec<OwnedSemaphorePermit>> {
+        let breaker = self.breakers.get(provider)?;
+        let first = tokio::select! {
+            place = breaker.next_background_place() => place,
+            () = self.draining.cancelled() => return None,
+        };
+        let more = std::iter::from_fn(|| breaker.background_place());
+        Some(std::iter::once(first).chain(more).collect())
+    }
+
+    /// Runs work in a task of its own, which is awaited at shutdown.
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(work);
+    }
+
+    /// Runs a use case in a task of its own, and waits for it. A caller that goes away does not cancel
+    /// it: a statement that is cancelled costs its connection, and a cancelled use case may leave work
+    /// half done.
+    ///
+    /// # Errors
+    ///
+    /// [`BrokerError::Internal`] if it panics.
+    pub async fn detached<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, BrokerError> {
+        self.tasks.spawn(work.in_current_span()).await.map_err(|crash| {
+            tracing::error!(%crash, "a call crashed");
+            BrokerError::Internal
+        })
     }
 
     /// Where things are counted.
@@ -227,13 +336,7 @@ impl Broker {
     /// Whether the database answered when it was last asked.
     #[must_use]
     pub fn storage_answers(&self) -> bool {
-        self.settled.answers()
-    }
-
-    /// Whether storage has been there for long enough to take up what other replicas began.
-    #[must_use]
-    pub fn is_settled(&self) -> bool {
-        self.settled.is_settled()
+        self.database.is_up()
     }
 
     /// The source of randomness.
@@ -314,7 +417,7 @@ impl Broker {
         loop {
             match store().await {
                 Err(error) if error.is_transient() => {
-                    self.settled.lost();
+                    self.database.mark_down();
                     if !std::mem::replace(&mut told, true) {
                         tracing::error!(%error, what, "cannot store; held until storage is back");
                     }

@@ -48,7 +48,7 @@ enum Command {
         #[arg(long)]
         status: bool,
     },
-    /// Makes encryption keys
+    /// Makes encryption keys, and gives up lost ones
     Keys {
         #[command(subcommand)]
         command: KeysCommand,
@@ -64,12 +64,22 @@ enum Command {
 enum KeysCommand {
     /// Prints a new keyring entry
     New {
-        /// The name of the key, which is stored beside what it seals; without it, today's date
+        /// The id of the key, which is stored beside what it seals [default: the day and a random part]
         #[arg(long)]
         id: Option<String>,
         /// Print nothing but the line of a file that encryption.keys_file names
         #[arg(long)]
         line: bool,
+    },
+    /// Gives up a key that is lost: its users have to authorize again
+    Forget {
+        #[command(flatten)]
+        config: WithConfig,
+        /// The id of the key
+        id: String,
+        /// Do it: what the key sealed is deleted
+        #[arg(long)]
+        yes: bool,
     },
 }
 
@@ -110,6 +120,9 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Check(config) => check::run(&config.config).await,
         Command::Migrate { config, status } => migrate::run(&load(&config.config)?, status).await,
         Command::Keys { command: KeysCommand::New { id, line } } => keys::new(id, line),
+        Command::Keys { command: KeysCommand::Forget { config, id, yes } } => {
+            keys::forget(&load(&config.config)?, &id, yes).await
+        }
         Command::ApiKey { command: ApiKeyCommand::New } => api_key::new(),
     }
 }

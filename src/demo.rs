@@ -229,6 +229,7 @@ async fn broker(
             cache: NO_CACHE,
             // What happens is what the user asks for.
             refresh_ahead: false,
+            replica_timeout: Duration::from_secs(60),
             limits: CallLimits::default(),
         },
         metrics,

@@ -14,6 +14,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::broker::Broker;
+use crate::storage::DueWork;
 use crate::workers::contact::Schema;
 use crate::{grpc, http, workers};
 
@@ -26,6 +27,9 @@ const WATCHERS_END: Duration = Duration::from_secs(2);
 /// How long answers of providers are held for a database that is away. Past that the process ends,
 /// and says what was lost.
 const COMMITS_END: Duration = Duration::from_secs(30);
+
+/// How long a process may take to leave the replicas.
+const LEAVES: Duration = Duration::from_secs(2);
 
 /// The sockets of a broker.
 #[derive(Debug)]
@@ -95,20 +99,23 @@ pub async fn run(
     let bridged = broker.settings().cache.outage_max_age;
     let reported = report(health.clone(), in_contact.clone(), bridged, ready, stopping.clone());
     let reporting = tokio::spawn(reported);
-    let watching = workers::contact::run(Arc::clone(&broker), contact, schema);
+    let location = location(&listeners);
+    let watching = workers::contact::run(Arc::clone(&broker), contact, schema, location);
     parts.spawn(async move { watching.await.map_err(|reason| ("storage", reason)) });
     // Nobody waits for it: what is still unknown is asked for when it is needed.
     let learning = Arc::clone(&broker);
     let learning = tokio::spawn(async move { learning.providers().learn_all().await });
     workers::figures::watch(&broker);
     let once = |work: Worker| once(in_contact.clone(), stopping.clone(), work);
+    let (due, work) = watch::channel(DueWork::default());
+    parts.spawn(once(Box::pin(workers::due::run(Arc::clone(&broker), due))));
     parts.spawn(once(Box::pin(workers::changes::run(Arc::clone(&broker)))));
     parts.spawn(once(Box::pin(workers::intents::run(Arc::clone(&broker)))));
-    parts.spawn(once(Box::pin(workers::revocations::run(Arc::clone(&broker)))));
+    parts.spawn(once(Box::pin(workers::revocations::run(Arc::clone(&broker), work.clone()))));
     parts.spawn(once(Box::pin(workers::figures::run(Arc::clone(&broker)))));
     parts.spawn(once(Box::pin(workers::sweep::run(Arc::clone(&broker)))));
     if broker.settings().refresh_ahead {
-        parts.spawn(once(Box::pin(workers::refresh_ahead::run(Arc::clone(&broker)))));
+        parts.spawn(once(Box::pin(workers::refresh_ahead::run(Arc::clone(&broker), work))));
     }
 
     let end = |token: &CancellationToken| token.clone().cancelled_owned();
@@ -143,6 +150,13 @@ pub async fn run(
     reporting.abort();
     learning.abort();
     let drained = tokio::time::timeout(COMMITS_END, broker.drained()).await;
+    if drained.is_ok() {
+        // It holds nothing any more, so nobody need wait for its heartbeat to grow old.
+        let leaving = broker.storage().deregister_replica();
+        if !matches!(tokio::time::timeout(LEAVES, leaving).await, Ok(Ok(()))) {
+            tracing::debug!("this process stays among the replicas until its heartbeat is old");
+        }
+    }
     if let Err(error) = broker.storage().close().await {
         tracing::warn!(%error, "the database did not close");
     }
@@ -151,6 +165,16 @@ pub async fn run(
         None if drained.is_err() => Err(RunError::Undrained),
         None => Ok(()),
     }
+}
+
+/// Names where this process runs, so that one that takes its place tells the others that it is gone: the
+/// boot of the machine, the network namespace and the gRPC address, which one process alone can have
+/// bound. Returns `None` where the system does not say.
+fn location(listeners: &Listeners) -> Option<String> {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let namespace = std::fs::read_link("/proc/self/ns/net").ok()?;
+    let address = listeners.grpc.local_addr().ok()?;
+    Some(format!("{} {} {address}", boot.trim(), namespace.display()))
 }
 
 /// Does some work from the first contact with storage on, which has its schema by then. Does nothing

@@ -7,48 +7,63 @@ mod authorizations;
 mod changes;
 mod clock;
 mod connect;
+mod connection;
 mod entity;
 mod error;
 mod figures;
 mod grants;
-mod limited;
+mod keys;
 mod migrate;
+mod replicas;
 mod revocations;
 mod rows;
 mod seal;
+mod server;
+mod statement;
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
+use sea_orm::ConnectionTrait;
 use sea_orm::sea_query::{LockBehavior, LockType, SelectStatement};
-use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, SqliteTransactionMode,
-    TransactionOptions,
-};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use authorizations::{Answered, Awaiting, Begun, NewAuthorization, Seen};
 pub use changes::{Change, Changes};
 pub use clock::Clock;
-pub use connect::{MissingFile, OutOfReach, Settings};
-pub use error::StorageError;
+pub use connect::{MissingFile, Settings};
+pub use error::{ErrorKind, StorageError};
 pub use figures::Backlog;
-pub use grants::{Committed, Held, LEASE, Lease, ListFilter, ListPosition, Revoked, SubjectFilter};
+pub use grants::{
+    CLOCK_TOLERANCE, Committed, DueWork, Held, LEASE, Lease, ListFilter, ListPosition, OpenIntents,
+    Revoked, SubjectFilter, Takeover,
+};
+pub use keys::{Forgotten, KeyReport};
 pub use migrate::MigrationStatus;
 pub use revocations::{Disposal, Revocation};
+pub use seal::UnreadableCounts;
+pub use server::OutOfReach;
 
-use self::limited::Limited;
+use self::connection::{Database, Transaction};
+use self::seal::Unreadable;
 use crate::crypto::keyring::Keyring;
 use crate::crypto::random::Random;
+use crate::domain::id::Id;
 
 /// The database, with the keyring that seals what goes in.
 pub struct Storage {
-    db: Limited<DatabaseConnection>,
+    db: Database,
     /// Where the database is, if it is one that is called.
-    server: Option<connect::Server>,
+    server: Option<server::Server>,
     clock: Clock,
     keyring: Arc<Keyring>,
     random: Random,
+    /// Names this process among those that share the database.
+    replica: Id,
+    /// Notifications of other replicas that could not be sent.
+    unnotified: AtomicU64,
+    unreadable: Unreadable,
     /// SQLite has one writer. Writers queue here, in order of arrival, instead of polling for the
     /// file lock until `busy_timeout`.
     writer: Option<Arc<Semaphore>>,
@@ -57,16 +72,19 @@ pub struct Storage {
 }
 
 /// A transaction that may write.
-struct Write {
-    transaction: Limited<DatabaseTransaction>,
-    _turn: Option<OwnedSemaphorePermit>,
-}
+struct Write(Transaction);
 
 impl Storage {
     /// Whether other processes may serve from the same database.
     #[must_use]
     pub fn is_shared(&self) -> bool {
         self.server.is_some()
+    }
+
+    /// Returns `true` if the clock that statements go by moves by itself, and not by a test.
+    #[must_use]
+    pub fn clock_runs(&self) -> bool {
+        self.clock.runs()
     }
 
     /// The turn to write; PostgreSQL needs none.
@@ -77,16 +95,10 @@ impl Storage {
         }
     }
 
-    /// Begins a transaction that may write. On SQLite it takes the file lock at once (`BEGIN
-    /// IMMEDIATE`), for a reader that becomes a writer half-way cannot wait and fails.
+    /// Begins a transaction that may write, in turn on SQLite.
     async fn begin(&self) -> Result<Write, StorageError> {
         let turn = self.turn().await;
-        let options = TransactionOptions {
-            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-            ..TransactionOptions::default()
-        };
-        let transaction = self.db.begin(options).await?;
-        Ok(Write { transaction, _turn: turn })
+        Ok(Write(self.db.begin(turn).await?))
     }
 }
 
@@ -112,15 +124,15 @@ impl Storage {
 
 impl Write {
     async fn commit(self) -> Result<(), StorageError> {
-        Ok(self.transaction.commit().await?)
+        Ok(self.0.commit().await?)
     }
 }
 
 impl Deref for Write {
-    type Target = Limited<DatabaseTransaction>;
+    type Target = Transaction;
 
-    fn deref(&self) -> &Limited<DatabaseTransaction> {
-        &self.transaction
+    fn deref(&self) -> &Transaction {
+        &self.0
     }
 }
 

@@ -3,8 +3,10 @@
 
 pub mod changes;
 pub mod contact;
+pub mod due;
 pub mod figures;
 pub mod intents;
+mod lanes;
 pub mod refresh_ahead;
 pub mod revocations;
 pub mod sweep;

@@ -131,8 +131,8 @@ impl Broker {
             // As it was compared: a browser might read another spelling otherwise.
             request.start.options.return_url = Some(url.into());
         }
-        let held = self.storage.find_grant(&request.key).await?;
-        let scopes = held.map_or_else(|| asked.clone(), |held| asked.union(&held.grant.scopes));
+        let grant = self.storage.find_grant_without_token(&request.key).await?;
+        let scopes = grant.map_or_else(|| asked.clone(), |grant| asked.union(&grant.scopes));
         Ok((request, scopes))
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use quick_cache::sync::Cache;
 
-use super::uptime::Uptime;
+use super::boot_instant::BootInstant;
 use crate::domain::grant::{GrantKey, KeyHash};
 use crate::domain::id::Id;
 use crate::storage::Held;
@@ -44,7 +44,7 @@ pub(super) struct TokenCache {
 struct Entry {
     held: Held,
     /// From before it was read.
-    read_at: Uptime,
+    read_at: BootInstant,
     /// Whether it is known already that the grant was used.
     used: AtomicBool,
 }
@@ -79,7 +79,7 @@ pub struct CacheCounts {
 pub(super) struct Ticket {
     hash: KeyHash,
     invalidations: u64,
-    begun: Uptime,
+    begun: BootInstant,
 }
 
 /// A grant from the cache, as of now.
@@ -132,7 +132,11 @@ impl TokenCache {
     /// To be taken before a read.
     pub(super) fn ticket(&self, key: &GrantKey) -> Ticket {
         let hash = key.hash();
-        Ticket { hash, invalidations: self.part(hash).load(Ordering::SeqCst), begun: Uptime::now() }
+        Ticket {
+            hash,
+            invalidations: self.part(hash).load(Ordering::SeqCst),
+            begun: BootInstant::now(),
+        }
     }
 
     /// Keeps what was read, unless it may have changed since the read began.

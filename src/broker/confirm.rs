@@ -71,9 +71,9 @@ impl Broker {
             .as_deref()
             .is_some_and(|hash| code_matches(&self.keyring, id, &request.code, hash));
         if state == State::Authorized && same_code {
-            let held = self.storage.find_grant(&seen.authorization.key).await?;
-            if let Some(held) = held {
-                return Ok(Some(held.grant));
+            let grant = self.storage.find_grant_without_token(&seen.authorization.key).await?;
+            if let Some(grant) = grant {
+                return Ok(Some(grant));
             }
         }
         Err(BrokerError::NotAwaitingConfirmation { state })

@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures::Stream;
 use tokio::time::Instant;
 
+use super::watchers::{Seen, Watching};
 use super::{Broker, BrokerError};
 use crate::domain::authorization::{Authorization, State};
 use crate::domain::bot::Bot;
@@ -13,12 +14,9 @@ use crate::domain::grant::Grant;
 use crate::domain::id::Id;
 use crate::domain::name::Name;
 
-/// How often an authorization that is watched is read; jitter of as much again is added, so that
-/// watchers do not move in step.
-const POLL: Duration = Duration::from_millis(250);
-
-/// How long a watcher hears nothing at most: balancers close streams that are silent for longer.
-const HEARTBEAT: Duration = Duration::from_secs(20);
+/// After how long without a change a watcher is sent the same again: balancers close streams that are
+/// silent for longer.
+const HEARTBEAT: Duration = Duration::from_millis(19_500);
 
 /// An authorization for a caller.
 #[derive(Debug, Clone)]
@@ -56,9 +54,7 @@ impl Broker {
         let state = seen.state();
         let authorization = seen.authorization;
         let grant = match state {
-            State::Authorized => {
-                self.storage.find_grant(&authorization.key).await?.map(|held| held.grant)
-            }
+            State::Authorized => self.storage.find_grant_without_token(&authorization.key).await?,
             _ => None,
         };
         Ok(View { authorization, state, grant })
@@ -80,8 +76,8 @@ impl Broker {
             broker: Arc::clone(self),
             namespace: bot.namespace.clone(),
             id,
-            told: None,
-            told_at: Instant::now(),
+            changes: self.watchers.watch(self, id),
+            last: None,
         };
         Ok(futures::stream::unfold(Next::Tell(watch, Box::new(first)), |next| async {
             match next {
@@ -106,8 +102,9 @@ struct Watch {
     broker: Arc<Broker>,
     namespace: Name,
     id: Id,
-    told: Option<State>,
-    told_at: Instant,
+    changes: Watching,
+    /// What the caller was sent last, and when.
+    last: Option<(View, Instant)>,
 }
 
 impl Watch {
@@ -115,26 +112,41 @@ impl Watch {
         let next = if view.state.is_final() {
             Next::End
         } else {
-            self.told = Some(public(&view.state));
-            self.told_at = Instant::now();
+            self.last = Some((view.clone(), Instant::now()));
             Next::Wait(self)
         };
         (Ok(view), next)
     }
 
+    /// Waits for another state than the caller was sent last, or for the time of a heartbeat.
     async fn change(&mut self) -> Result<View, BrokerError> {
         loop {
-            let pause = POLL + self.broker.random.jitter(POLL);
+            let heartbeat = self.last.as_ref().map_or_else(Instant::now, |(_, at)| *at + HEARTBEAT);
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                seen = self.changes.changed() => match seen {
+                    Seen::Failed => return Err(BrokerError::StorageUnavailable),
+                    Seen::State(state) if self.sent(&state) => continue,
+                    Seen::State(_) | Seen::Gone => {}
+                },
+                () = tokio::time::sleep_until(heartbeat) => {
+                    if let Some((view, _)) = &self.last {
+                        return Ok(view.clone());
+                    }
+                }
                 () = self.broker.draining.cancelled() => return Err(BrokerError::Overloaded),
             }
-            let view = self.broker.view(&self.namespace, self.id).await?;
-            let changed = self.told.as_ref() != Some(&public(&view.state));
-            if changed || self.told_at.elapsed() >= HEARTBEAT - 2 * POLL {
+            let (broker, namespace, id) =
+                (Arc::clone(&self.broker), self.namespace.clone(), self.id);
+            let view = self.broker.detached(async move { broker.view(&namespace, id).await });
+            let view = view.await??;
+            if !self.sent(&view.state) {
                 return Ok(view);
             }
         }
+    }
+
+    fn sent(&self, state: &State) -> bool {
+        self.last.as_ref().is_some_and(|(view, _)| public(&view.state) == public(state))
     }
 }
 

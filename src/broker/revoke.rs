@@ -79,13 +79,13 @@ impl Broker {
     /// Makes the first attempts at the provider.
     async fn tell_provider(&self, forgotten: Option<Revoked>) -> RevocationState {
         let Some(revoked) = forgotten else { return RevocationState::NotNeeded };
-        if revoked.revocations.is_empty() && !revoked.intent_open {
+        if revoked.revocations.is_empty() && !revoked.intent_open && !revoked.unopened {
             return RevocationState::Unsupported;
         }
         let attempts = join_all(revoked.revocations.iter().map(|r| self.try_revocation(r))).await;
         let any = |attempt| attempts.contains(&attempt);
         // A refresh under way may yet mint another token; its commit puts it into the outbox.
-        if any(Attempt::Postponed) || revoked.intent_open {
+        if any(Attempt::Postponed) || revoked.intent_open || revoked.unopened {
             RevocationState::Pending
         } else if any(Attempt::Unsupported) {
             RevocationState::Unsupported

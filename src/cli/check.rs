@@ -12,9 +12,7 @@ use crate::domain::provider::Provider;
 use crate::provider::Directory;
 use crate::storage::MissingFile;
 use crate::telemetry::Metrics;
-
-/// How many of the newest grants are opened, to see whether the keys fit.
-const ROWS_TO_OPEN: u64 = 100;
+use crate::workers::contact::wrong_keys;
 
 pub(super) async fn run(path: &Path) -> anyhow::Result<ExitCode> {
     let config = match Config::load(path, environment()) {
@@ -80,10 +78,18 @@ async fn database(config: &Config) -> anyhow::Result<String> {
     }
     let storage = connect(config).await?;
     let status = storage.migration_status().await?;
-    if !status.applied.is_empty() {
-        storage.probe(ROWS_TO_OPEN).await?;
-    }
+    let keys = storage.check_keys().await?;
     storage.close().await?;
+    if !keys.wrong.is_empty() {
+        anyhow::bail!(wrong_keys(&keys));
+    }
+    if !keys.missing.is_empty() {
+        anyhow::bail!(
+            "encryption.keys: lacks the keys {}, which have sealed rows: add them, or give them up by \
+             `token-broker keys forget`",
+            keys.missing.join(", ")
+        );
+    }
     let (applied, pending) = (status.applied.len(), status.pending.len());
     if pending > 0 && !config.database.migrate {
         anyhow::bail!("{pending} migrations are missing: run `token-broker migrate --config FILE`");

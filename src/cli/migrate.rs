@@ -13,6 +13,9 @@ pub(super) async fn run(config: &Config, only_tell: bool) -> anyhow::Result<Exit
     for step in &before.applied {
         say(&format!("applied  {step}"))?;
     }
+    for step in &before.later {
+        say(&format!("applied  {step} (by a later version)"))?;
+    }
     if only_tell {
         for step in &before.pending {
             say(&format!("pending  {step}"))?;

@@ -58,6 +58,7 @@ async fn serve(
             confirmation_ttl: config.authorizations.confirmation_ttl,
             cache: config.cache,
             refresh_ahead: true,
+            replica_timeout: config.database.replica_timeout,
             limits: config.grpc.limits,
         },
         metrics,

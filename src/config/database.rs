@@ -1,13 +1,14 @@
 //! `[database]`: where grants are stored.
 
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use ::url::Url;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::problem::Reported;
 use super::section::Section;
-use super::value::{boolean, count};
+use super::value::{boolean, count, duration};
 
 /// What a database is told by.
 const SCHEMES: [&str; 3] = [SQLITE, "postgres:", "postgresql:"];
@@ -40,6 +41,11 @@ const EXAMPLE: &str =
 
 const DEFAULT_CONNECTIONS: u32 = 10;
 
+/// Longer than most partitions of a network and the restart of a machine's container take.
+const REPLICA_TIMEOUT: Duration = Duration::from_secs(60);
+const LEAST: Duration = Duration::from_secs(1);
+const MOST: Duration = Duration::from_secs(60 * 60);
+
 /// The database.
 #[derive(Debug)]
 pub struct Database {
@@ -51,6 +57,8 @@ pub struct Database {
     pub max_connections: u32,
     /// Whether pending migrations are applied at start.
     pub migrate: bool,
+    /// How long a replica that writes no heartbeat may still hold the response to a refresh.
+    pub replica_timeout: Duration,
 }
 
 pub(super) fn read(mut section: Section<'_>) -> Result<Database, Reported> {
@@ -58,12 +66,14 @@ pub(super) fn read(mut section: Section<'_>) -> Result<Database, Reported> {
     let listen_url = listen_url(&mut section);
     let max_connections = section.optional("max_connections", count);
     let migrate = section.or("migrate", true, boolean);
+    let replica_timeout = section.or("replica_timeout", REPLICA_TIMEOUT, duration(LEAST..=MOST));
     section.finish();
     Ok(Database {
         url: url?,
         listen_url: listen_url?,
         max_connections: max_connections?.map_or(DEFAULT_CONNECTIONS, NonZeroU32::get),
         migrate: migrate?,
+        replica_timeout: replica_timeout?,
     })
 }
 
@@ -87,6 +97,17 @@ fn parameters(section: &Section<'_>, key: &'static str, text: &str) -> Result<()
     let Ok(url) = Url::parse(text) else { return Ok(()) };
     let unknown = |name: &str| !PARAMETERS.contains(&name) && !name.starts_with("options[");
     let found = url.query_pairs().map(|(name, _)| name.into_owned()).find(|name| unknown(name));
+    // The driver then names a new prepared statement for every call and closes none: the server's
+    // memory grows without end, and PgBouncer before 1.21 loses them.
+    let uncached = url.query_pairs().any(|(name, value)| {
+        name == "statement-cache-capacity" && value.trim_matches('0').is_empty()
+    });
+    if uncached {
+        return Err(section.problem(
+            key,
+            "must not have statement-cache-capacity=0; behind PgBouncer use its session mode",
+        ));
+    }
     found.map_or(Ok(()), |name| {
         let known = PARAMETERS.join(", ");
         Err(section.problem(key, format!("has an unknown parameter {name:?}; known are {known}")))
@@ -154,6 +175,17 @@ mod tests {
         for known in ["sslmode=verify-full&sslrootcert=x", "options[search_path]=x"] {
             assert!(database(&format!("database.url = 'postgres://db/b?{known}'")).is_ok());
         }
+    }
+
+    #[test]
+    fn a_statement_cache_of_no_size_is_refused() {
+        let url = "database.url = 'postgres://b@db/b?statement-cache-capacity=0'";
+        assert_eq!(
+            database(url).expect_err("problems"),
+            "database.url: must not have statement-cache-capacity=0; behind PgBouncer use its \
+             session mode"
+        );
+        assert!(database("database.url = 'postgres://b@db/b?statement-cache-capacity=10'").is_ok());
     }
 
     #[test]

@@ -108,6 +108,27 @@ impl Keyring {
             .map_err(|_| OpenError::Forged)
     }
 
+    /// The ids of the keys, the sealing one first.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.keys.iter().map(|key| key.id.as_str())
+    }
+
+    /// A value that is the same only for the same key under the same id, and tells nothing else of the
+    /// key. Returns `None` if no key has this id.
+    #[must_use]
+    pub fn check_value(&self, id: &str) -> Option<[u8; 32]> {
+        let key = self.keys.iter().find(|key| key.id == id)?;
+        let derivation = DerivationKey(key.derivation.expose_secret());
+        Some(derivation.derive("token-broker key check v1", &[id.as_bytes()]))
+    }
+
+    /// How everything begins that the key of this id has sealed.
+    #[must_use]
+    pub fn header(id: &str) -> Vec<u8> {
+        let length = u8::try_from(id.len()).unwrap_or(u8::MAX);
+        [&[FORMAT, length], id.as_bytes()].concat()
+    }
+
     /// The derivation keys, the sealing one first: what another replica derived under its first
     /// key is found by trying all.
     pub fn derivation_keys(&self) -> impl Iterator<Item = DerivationKey<'_>> {

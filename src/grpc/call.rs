@@ -1,5 +1,6 @@
 //! What every call has in common: how it is named, traced and measured.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use opentelemetry::trace::Status;
@@ -57,7 +58,7 @@ pub(super) struct Call {
     /// How long the caller waits.
     deadline: Option<Duration>,
     /// Among the calls that may be under way at once.
-    place: Option<OwnedSemaphorePermit>,
+    place: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 impl Call {
@@ -76,7 +77,12 @@ impl Call {
 
     /// Keeps a place for as long as the call lasts.
     pub(super) fn hold(&mut self, place: OwnedSemaphorePermit) {
-        self.place = Some(place);
+        self.place = Some(Arc::new(place));
+    }
+
+    /// The place, for work that may outlast its caller.
+    pub(super) fn place(&self) -> Option<Arc<OwnedSemaphorePermit>> {
+        self.place.clone()
     }
 
     /// Nothing of what a stranger says of traces is believed.

@@ -1,11 +1,10 @@
 //! The service: one method an RPC, each of which parses, calls the broker and renders.
 
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use futures::{FutureExt, Stream, StreamExt, stream};
+use futures::{Stream, StreamExt, stream};
 use token_broker_client::proto;
 use tokio::sync::Semaphore;
 use tonic::{Code, Request, Response, Status};
@@ -60,22 +59,25 @@ impl Service {
         run: impl FnOnce(Arc<Broker>, Arc<Bot>, Req) -> F,
     ) -> Result<Response<Res>, Status>
     where
-        F: Future<Output = Result<Res, CallError>>,
+        Res: Send + 'static,
+        F: Future<Output = Result<Res, CallError>> + Send + 'static,
     {
         let begun = self.begin(method, &request);
         let ended = self.run(begun, |broker, bot| run(broker, bot, request.into_inner())).await;
         ended.map(|(_, response)| Response::new(response))
     }
 
-    /// One span, and one log line for an error. The call goes on for as long as the caller of this holds
-    /// it.
+    /// One span, and one log line for an error. The use case runs in a task of its own, which keeps the
+    /// call's place until it has ended: a caller that goes away cancels nothing half-way. The call goes
+    /// on for as long as the caller of this holds it.
     async fn run<Res, F>(
         &self,
         begun: Begun,
         run: impl FnOnce(Arc<Broker>, Arc<Bot>) -> F,
     ) -> Result<(Call, Res), Status>
     where
-        F: Future<Output = Result<Res, CallError>>,
+        Res: Send + 'static,
+        F: Future<Output = Result<Res, CallError>> + Send + 'static,
     {
         let Begun { mut call, admitted } = begun;
         let span = call.span();
@@ -84,12 +86,15 @@ impl Service {
             let result = match admitted {
                 Ok(bot) => {
                     span.record("bot", bot.name.as_str());
+                    let place = call.place();
                     let run = run(Arc::clone(&self.broker), bot);
-                    AssertUnwindSafe(run).catch_unwind().await.unwrap_or_else(|_| {
-                        // The panic has been printed where it arose.
-                        tracing::error!("a call crashed");
-                        Err(CallError::Broker(BrokerError::Internal))
-                    })
+                    let run = async move {
+                        let ended = run.await;
+                        drop(place);
+                        ended
+                    };
+                    let ended = self.broker.detached(run).await;
+                    ended.unwrap_or_else(|crash| Err(CallError::Broker(crash)))
                 }
                 Err(error) => Err(error),
             };

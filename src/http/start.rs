@@ -1,5 +1,7 @@
 //! `GET /oauth2/start/{authorization_id}`: gives the browser its cookie and sends it to the provider.
 
+use std::sync::Arc;
+
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -18,7 +20,9 @@ pub(super) async fn start(
     };
     let public_url = &broker.settings().public_url;
     let browser = browser::secret(&headers, public_url);
-    match broker.start(&authorization_id, browser).await {
+    let starting = Arc::clone(&broker);
+    let started = broker.detached(async move { starting.start(&authorization_id, browser).await });
+    match started.await.unwrap_or(Err(Problem::Unavailable)) {
         Ok(departure) => {
             let cookie = browser::set_cookie(&departure.browser, public_url);
             // 303: whatever brought the browser here, it goes on with a GET (RFC 9700 4.12).

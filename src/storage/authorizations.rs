@@ -6,6 +6,7 @@ mod convert;
 mod exchange;
 mod sweep;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use sea_orm::sea_query::{Expr, ExprTrait};
@@ -24,6 +25,7 @@ use crate::domain::id::Id;
 use crate::domain::name::Name;
 use crate::domain::scope::Scopes;
 use crate::domain::time::{Timestamp, millis};
+use crate::storage::connection::retry_conflicts;
 
 pub use confirm::Awaiting;
 pub use exchange::{Answered, Begun};
@@ -78,6 +80,13 @@ impl Storage {
         &self,
         new: &NewAuthorization<'_>,
     ) -> Result<Authorization, StorageError> {
+        retry_conflicts(|| self.insert_authorization_once(new)).await
+    }
+
+    async fn insert_authorization_once(
+        &self,
+        new: &NewAuthorization<'_>,
+    ) -> Result<Authorization, StorageError> {
         let write = self.begin().await?;
         let inserted = self.insert_on(&write, new).await?;
         write.commit().await?;
@@ -90,6 +99,13 @@ impl Storage {
     ///
     /// [`StorageError`].
     pub async fn find_or_insert_authorization(
+        &self,
+        new: &NewAuthorization<'_>,
+    ) -> Result<Authorization, StorageError> {
+        retry_conflicts(|| self.find_or_insert_authorization_once(new)).await
+    }
+
+    async fn find_or_insert_authorization_once(
         &self,
         new: &NewAuthorization<'_>,
     ) -> Result<Authorization, StorageError> {
@@ -169,6 +185,30 @@ impl Storage {
         }))
     }
 
+    /// Reads the states of authorizations, as of now on the database's clock. One that is not there is
+    /// left out.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`].
+    pub async fn authorization_states(
+        &self,
+        ids: &[Id],
+    ) -> Result<HashMap<Id, State>, StorageError> {
+        let mut select = authorizations::Entity::find()
+            .filter(authorizations::Column::Id.is_in(ids.iter().map(|id| id.as_bytes().to_vec())))
+            .into_query();
+        select.expr_as(self.now_expr(), "now");
+        let mut states = HashMap::with_capacity(ids.len());
+        for row in self.db.query_all(&select).await? {
+            let now = Timestamp::from_millis(row.try_get("", "now")?);
+            let model = authorizations::Model::from_query_result(&row, "")?;
+            let authorization = convert::authorization(model)?;
+            states.insert(authorization.id, authorization.state_at(now));
+        }
+        Ok(states)
+    }
+
     /// The authorizations of a key and bot whose link still works, the newest first.
     async fn pending_on(
         &self,
@@ -224,7 +264,9 @@ impl Storage {
     }
 
     /// The update that makes an authorization final; the caller adds which, and from which states.
-    fn ending(&self, state: &State) -> sea_orm::UpdateMany<authorizations::Entity> {
+    ///
+    /// A token response that waits in it stays: see [`without_quarantine`].
+    pub(super) fn ending(&self, state: &State) -> sea_orm::UpdateMany<authorizations::Entity> {
         let (error, description) = match state {
             State::Denied(failure) | State::Failed(failure) => {
                 (Some(failure.error.clone()), Some(failure.description.clone()))
@@ -235,10 +277,16 @@ impl Storage {
             .col_expr(authorizations::Column::State, Expr::value(state.as_str()))
             .col_expr(authorizations::Column::Error, Expr::value(error))
             .col_expr(authorizations::Column::ErrorDescription, Expr::value(description))
-            .col_expr(authorizations::Column::Quarantine, Expr::value(Option::<Vec<u8>>::None))
             .col_expr(authorizations::Column::FinishedAt, self.now_expr())
             .col_expr(authorizations::Column::ExpiresAt, self.now_expr().add(millis(RETENTION)))
     }
+}
+
+/// Adds to an update that the token response goes, because it was dealt with.
+fn without_quarantine(
+    update: sea_orm::UpdateMany<authorizations::Entity>,
+) -> sea_orm::UpdateMany<authorizations::Entity> {
+    update.col_expr(authorizations::Column::Quarantine, Expr::value(Option::<Vec<u8>>::None))
 }
 
 fn place(authorization: &Authorization) -> Place<'_> {

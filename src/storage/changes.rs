@@ -3,10 +3,12 @@
 //! It is a help and never a need: whoever misses one serves what it has read for no longer than its
 //! cache allows. Only what takes a token away is told, for notices make commits queue.
 
+use std::sync::atomic::Ordering;
+
 use sea_orm::sqlx::postgres::{PgListener, PgPoolOptions};
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 
-use super::{Storage, StorageError, Write};
+use super::{Storage, StorageError};
 use crate::domain::grant::{GrantKey, KeyHash};
 
 /// PostgreSQL's channel.
@@ -41,21 +43,45 @@ impl Storage {
         Ok(Some(Changes(listener)))
     }
 
-    /// Tells the other replicas, once the transaction is committed.
-    pub(super) async fn tell_change(
-        &self,
-        write: &Write,
-        key: &GrantKey,
-    ) -> Result<(), StorageError> {
-        if write.get_database_backend() != DbBackend::Postgres {
+    /// Notifies the other replicas that a grant was revoked or replaced, after that was committed. A
+    /// failure is counted and tolerated: engines exist where `pg_notify` may not run, and then the
+    /// other replicas notice within the age of their cache.
+    pub(super) async fn notify_change(&self, key: &GrantKey) {
+        let Err(error) = self.notify(&key.hash().to_string()).await else { return };
+        if self.unnotified.fetch_add(1, Ordering::Relaxed) == 0 {
+            tracing::warn!(
+                %error,
+                "cannot notify other replicas of a revocation; they notice within cache.max_age. \
+                 Logged once; later failures are counted"
+            );
+        }
+    }
+
+    /// Sends an empty notification, which no replica acts on, to see whether notifications work.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] if they do not.
+    pub async fn try_notify(&self) -> Result<(), StorageError> {
+        self.notify("").await
+    }
+
+    /// How many notifications could not be sent since the start.
+    #[must_use]
+    pub fn unnotified(&self) -> u64 {
+        self.unnotified.load(Ordering::Relaxed)
+    }
+
+    async fn notify(&self, payload: &str) -> Result<(), StorageError> {
+        if self.db.get_database_backend() != DbBackend::Postgres {
             return Ok(());
         }
         let notify = Statement::from_sql_and_values(
             DbBackend::Postgres,
             "SELECT pg_notify($1, $2)",
-            [CHANNEL.into(), key.hash().to_string().into()],
+            [CHANNEL.into(), payload.into()],
         );
-        write.execute_raw(notify).await?;
+        self.db.query_one_raw(notify).await?;
         Ok(())
     }
 }
@@ -67,10 +93,16 @@ impl Changes {
     ///
     /// [`StorageError`] where the connection is lost and cannot be had again.
     pub async fn next(&mut self) -> Result<Change, StorageError> {
-        let notice = self.0.try_recv().await.map_err(from_driver)?;
-        Ok(notice
-            .and_then(|notice| KeyHash::parse(notice.payload()))
-            .map_or(Change::Unknown, Change::Of))
+        loop {
+            let Some(notice) = self.0.try_recv().await.map_err(from_driver)? else {
+                return Ok(Change::Unknown);
+            };
+            // Sent by a replica that starts, to see whether notifications work.
+            if notice.payload().is_empty() {
+                continue;
+            }
+            return Ok(KeyHash::parse(notice.payload()).map_or(Change::Unknown, Change::Of));
+        }
     }
 }
 

@@ -19,6 +19,11 @@ pub enum Clock {
 }
 
 impl Clock {
+    /// Returns `true` if the clock moves by itself.
+    pub(super) fn runs(&self) -> bool {
+        matches!(self, Self::Database)
+    }
+
     /// The time as an expression of a statement: BIGINT milliseconds since the epoch.
     pub(super) fn now(&self, backend: DbBackend) -> Expr {
         match self {

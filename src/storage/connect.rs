@@ -1,22 +1,25 @@
-//! Opening a database, and bringing its schema up to date.
+//! Opening a database.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use sea_orm::sea_query::Query;
-use sea_orm::sqlx::pool::PoolConnectionMetadata;
-use sea_orm::sqlx::postgres::PgConnectOptions;
-use sea_orm::sqlx::sqlite::SqliteConnectOptions;
-use sea_orm::sqlx::{self, PgConnection};
-use sea_orm::{ConnectOptions, ConnectionTrait, Database, DbErr, RuntimeErr};
+use sea_orm::sqlx::ConnectOptions as _;
+use sea_orm::sqlx::SqlitePool;
+use sea_orm::sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
+};
+use sea_orm::{ConnectionTrait, DbErr, RuntimeErr};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
 
 use super::clock::Clock;
-use super::limited::Limited;
+use super::connection::{Database, Pool};
+use super::seal::Unreadable;
+use super::server::Server;
 use super::{Storage, StorageError};
 use crate::crypto::keyring::Keyring;
 use crate::crypto::random::Random;
@@ -27,12 +30,6 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a call waits for a connection before the database counts as out of reach.
 pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long a connection that is given back has to answer.
-const SILENT: Duration = Duration::from_secs(1);
-
-/// After how long a connection is tried before it is used.
-const RESTED: Duration = Duration::from_secs(1);
 
 /// How to open a database.
 #[derive(Debug, Clone)]
@@ -94,54 +91,26 @@ impl Storage {
     ///
     /// # Errors
     ///
-    /// [`StorageError`] where an SQLite file cannot be opened, or the URL is none.
+    /// [`StorageError`] if an SQLite file cannot be opened or the URL is not valid.
     pub async fn connect(
         settings: &Settings,
         keyring: Arc<Keyring>,
         random: Random,
     ) -> Result<Self, StorageError> {
-        let mut options = ConnectOptions::new(settings.url.expose_secret());
-        options
-            .max_connections(settings.max_connections)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            // Statements are logged by their spans where wanted; values never.
-            .sqlx_logging(false)
-            .record_stmt_in_spans(false)
-            .map_sqlx_sqlite_opts(|sqlite| {
-                use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
-                sqlite
-                    .journal_mode(SqliteJournalMode::Wal)
-                    // FULL: a refresh token that was committed must outlive a power cut.
-                    .synchronous(SqliteSynchronous::Full)
-                    .busy_timeout(BUSY_TIMEOUT)
-                    // What is deleted or replaced leaves no bytes behind in the file.
-                    .pragma("secure_delete", "ON")
-                    .foreign_keys(true)
-            });
         let is_sqlite = settings.is_file();
-        if !is_sqlite {
-            options
-                // A service starts without its database, and says so, instead of crashing until it
-                // is there.
-                .connect_lazy(true)
-                // A connection that has rested may be one to a server that is gone.
-                .test_before_acquire(true)
-                .test_before_acquire_if_idle_for(RESTED)
-                .map_sqlx_postgres_pool_opts(|pool| {
-                    pool.after_connect(bound_transactions).after_release(give_up_if_silent)
-                });
-        }
-        settings.create_file();
-        let db = Limited::new(Database::connect(options).await?);
-        let server = match is_sqlite {
-            true => None,
-            false => Some(Server::parse(settings)?),
+        let server = if is_sqlite { None } else { Some(Server::parse(settings)?) };
+        let pool = match &server {
+            Some(server) => Pool::Postgres(server.pool(settings.max_connections)),
+            None => Pool::Sqlite(sqlite_pool(settings).await?),
         };
         Ok(Self {
-            db,
+            db: Database::new(pool),
             server,
             clock: settings.clock.clone(),
             keyring,
+            replica: random.id(),
+            unnotified: AtomicU64::new(0),
+            unreadable: Unreadable::default(),
             random,
             writer: is_sqlite.then(|| Arc::new(Semaphore::new(1))),
             _serving: None,
@@ -173,28 +142,6 @@ impl Storage {
         Ok(self)
     }
 
-    /// Tries a connection of its own, for the reason why a server cannot be used: the pool knows no
-    /// more than that none came in time.
-    ///
-    /// # Errors
-    ///
-    /// [`OutOfReach`] with the place and the reason.
-    pub async fn reach(&self) -> Result<(), OutOfReach> {
-        use sea_orm::sqlx::Connection as _;
-
-        let Some(server) = &self.server else { return Ok(()) };
-        let opened = PgConnection::connect_with(&server.options);
-        let opened = match tokio::time::timeout(ACQUIRE_TIMEOUT, opened).await {
-            Ok(Ok(connection)) => connection.close().await,
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
-        };
-        opened.map_err(|error| {
-            let error = DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error)));
-            OutOfReach { place: server.place(), error: error.into() }
-        })
-    }
-
     /// The time on the database's clock; also tells whether the database answers.
     ///
     /// # Errors
@@ -218,86 +165,37 @@ impl Storage {
     ///
     /// [`StorageError`] where a connection does not close.
     pub async fn close(&self) -> Result<(), StorageError> {
-        let closed = self.db.unlimited().close_by_ref();
-        Ok(tokio::time::timeout(ACQUIRE_TIMEOUT, closed).await.unwrap_or(Ok(()))?)
+        let closed = self.db.pool().close();
+        // A connection that is still in use is closed by the end of the process.
+        let _ = tokio::time::timeout(ACQUIRE_TIMEOUT, closed).await;
+        Ok(())
     }
 }
 
-/// Has the server end a transaction that went silent: it holds its rows' locks until then, and with
-/// them whoever tries again on another connection.
-fn bound_transactions(
-    connection: &mut PgConnection,
-    _: PoolConnectionMetadata,
-) -> BoxFuture<'_, Result<(), sqlx::Error>> {
-    use sea_orm::sqlx::Executor as _;
-
-    const BOUND: &str = "SET idle_in_transaction_session_timeout = '10s'";
-    Box::pin(async move { connection.execute(BOUND).await.map(|_| ()) })
-}
-
-/// Tries a connection that comes back into the pool, which would itself wait for its answer for as
-/// long as the network does, with the connection's place taken.
-fn give_up_if_silent(
-    connection: &mut PgConnection,
-    _: PoolConnectionMetadata,
-) -> BoxFuture<'_, Result<bool, sqlx::Error>> {
-    use sea_orm::sqlx::Connection as _;
-
-    Box::pin(async move {
-        match tokio::time::timeout(SILENT, connection.ping()).await {
-            Ok(answered) => answered.map(|()| true),
-            // An error closes it without a word to the other side.
-            Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
-        }
-    })
-}
-
-/// Where PostgreSQL is.
-pub(super) struct Server {
-    options: PgConnectOptions,
-    /// For notices, which do not pass through every pooler.
-    listening: PgConnectOptions,
-}
-
-impl Server {
-    fn parse(settings: &Settings) -> Result<Self, DbErr> {
-        let parse = |url: &SecretString| {
-            let wrong = |error| DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error)));
-            url.expose_secret().parse::<PgConnectOptions>().map_err(wrong)
-        };
-        let options = parse(&settings.url)?;
-        let listening = match &settings.listen_url {
-            Some(url) => parse(url)?,
-            None => options.clone(),
-        };
-        Ok(Self { options, listening })
-    }
-
-    pub(super) fn for_listening(&self) -> PgConnectOptions {
-        self.listening.clone()
-    }
-
-    /// For people; without the password.
-    fn place(&self) -> String {
-        let database = self.options.get_database().unwrap_or_else(|| self.options.get_username());
-        match self.options.get_socket() {
-            Some(socket) => format!("PostgreSQL at {}, database {database}", socket.display()),
-            None => {
-                let (host, port) = (self.options.get_host(), self.options.get_port());
-                format!("PostgreSQL at {host}:{port}, database {database}")
-            }
-        }
-    }
-}
-
-/// Why a database server cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("{place}: {}", error.reason())]
-pub struct OutOfReach {
-    /// Which server and database.
-    pub place: String,
-    /// What it, or the network, says.
-    pub error: StorageError,
+/// Opens the pool of an SQLite file, which is created if its URL says so.
+async fn sqlite_pool(settings: &Settings) -> Result<SqlitePool, DbErr> {
+    let wrong = |error| DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error)));
+    settings.create_file();
+    let options = settings
+        .url
+        .expose_secret()
+        .parse::<SqliteConnectOptions>()
+        .map_err(wrong)?
+        .journal_mode(SqliteJournalMode::Wal)
+        // FULL: a refresh token that was committed must outlive a power cut.
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(BUSY_TIMEOUT)
+        // What is deleted or replaced leaves no bytes behind in the file.
+        .pragma("secure_delete", "ON")
+        .foreign_keys(true)
+        .disable_statement_logging();
+    SqlitePoolOptions::new()
+        .max_connections(settings.max_connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .test_before_acquire(false)
+        .connect_with(options)
+        .await
+        .map_err(wrong)
 }
 
 /// The file of an SQLite URL, as the driver reads it. Absent for a database in memory, and for

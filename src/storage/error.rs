@@ -1,4 +1,4 @@
-//! What can go wrong with storage. An absent row is no error.
+//! What can go wrong with storage, classified once. An absent row is no error.
 
 use std::sync::Arc;
 
@@ -31,13 +31,34 @@ pub enum StorageError {
     },
 }
 
+/// What a failed statement says about trying again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The database cannot be reached or cannot work now, or its operator has to change something. The
+    /// same statement may succeed later.
+    Unavailable,
+    /// Two transactions met (SQLSTATE class 40). The whole transaction may succeed at once.
+    Conflict,
+    /// The server accepts no writes, for example a primary that was demoted (SQLSTATE 25006).
+    ReadOnly,
+    /// A constraint does not hold (SQLSTATE class 23).
+    Constraint,
+    /// The values or the statement can never be accepted, for example text with a NUL byte (SQLSTATE
+    /// 22021).
+    Permanent,
+}
+
 impl From<DbErr> for StorageError {
     fn from(error: DbErr) -> Self {
-        Self::Database(Arc::new(error))
+        Self::from_db(error)
     }
 }
 
 impl StorageError {
+    pub(super) fn from_db(error: DbErr) -> Self {
+        Self::Database(Arc::new(error))
+    }
+
     pub(super) fn open(table: &'static str, error: OpenError) -> Self {
         match error {
             OpenError::UnknownKey(key_id) => Self::UnknownKey { table, key_id },
@@ -49,30 +70,55 @@ impl StorageError {
         Self::Damaged { table, reason: reason.into() }
     }
 
-    /// Whether another row already has the unique key.
+    /// Classifies the error. Rows that cannot be read are `Unavailable` where another key would open
+    /// them, and `Permanent` where nothing does.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Database(error) => match sqlx_error(error) {
+                Some(error) => kind_of(error),
+                None => match &**error {
+                    DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => ErrorKind::Unavailable,
+                    _ => ErrorKind::Permanent,
+                },
+            },
+            Self::UnknownKey { .. } => ErrorKind::Unavailable,
+            Self::Damaged { .. } => ErrorKind::Permanent,
+        }
+    }
+
+    /// Returns `true` if another row already has the unique key.
     pub(super) fn is_unique_violation(&self) -> bool {
         matches!(self, Self::Database(error)
             if matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))))
     }
 
-    /// Whether the database is not there, or not yet, as against one that refuses the service or a
-    /// statement.
+    /// Returns `true` if the transaction met another one and may be repeated at once.
+    pub(super) fn is_conflict(&self) -> bool {
+        self.kind() == ErrorKind::Conflict
+    }
+
+    /// Returns `true` if a row cannot be opened or read, whatever the database does.
+    #[must_use]
+    pub fn is_unreadable(&self) -> bool {
+        matches!(self, Self::UnknownKey { .. } | Self::Damaged { .. })
+    }
+
+    /// Returns `true` if the database is not there, or not yet, as against one that refuses the service
+    /// or a statement.
     #[must_use]
     pub fn is_out_of_reach(&self) -> bool {
         let Self::Database(error) = self else { return false };
-        let error = match &**error {
-            DbErr::ConnectionAcquire(_) => return true,
-            DbErr::Conn(RuntimeErr::SqlxError(error))
-            | DbErr::Exec(RuntimeErr::SqlxError(error))
-            | DbErr::Query(RuntimeErr::SqlxError(error)) => error,
-            _ => return false,
+        let Some(error) = sqlx_error(error) else {
+            return matches!(**error, DbErr::ConnectionAcquire(_));
         };
-        match (&**error, error.as_database_error().and_then(|error| error.code())) {
+        match (error, sqlstate(error)) {
             // Class 08, connection exceptions; class 53, insufficient resources; 57P01 to 57P03,
-            // the server is going or coming; 3D000, the database is still to be created.
-            (_, Some(code)) => {
-                ["08", "53", "57P", "3D000"].iter().any(|class| code.starts_with(class))
-            }
+            // the server is going or coming; 3D000, the database is still to be created; 55P03, a
+            // migration could not lock a table in time; class 40, two replicas migrate at once.
+            (_, Some(code)) => ["08", "40", "53", "57", "3D000", "55P03", "25006"]
+                .iter()
+                .any(|class| code.starts_with(class)),
             (sqlx::Error::Configuration(_) | sqlx::Error::Tls(_), None) => false,
             // A certificate that is not to be trusted, or one of ours that is not there.
             (sqlx::Error::Io(error), None) => {
@@ -87,22 +133,144 @@ impl StorageError {
     #[must_use]
     pub fn reason(&self) -> String {
         let Self::Database(error) = self else { return self.to_string() };
-        let (DbErr::Conn(RuntimeErr::SqlxError(error))
-        | DbErr::Exec(RuntimeErr::SqlxError(error))
-        | DbErr::Query(RuntimeErr::SqlxError(error))) = &**error
-        else {
-            return error.to_string();
-        };
-        match &**error {
-            sqlx::Error::Database(error) => error.message().to_owned(),
-            sqlx::Error::Io(error) => error.to_string(),
-            error => error.to_string(),
+        match sqlx_error(error) {
+            Some(sqlx::Error::Database(error)) => error.message().to_owned(),
+            Some(sqlx::Error::Io(error)) => error.to_string(),
+            Some(error) => error.to_string(),
+            None => error.to_string(),
         }
     }
 
-    /// Whether the same call may succeed later.
+    /// Returns `true` if the same call may succeed later.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        !matches!(self, Self::Damaged { .. })
+        matches!(self.kind(), ErrorKind::Unavailable | ErrorKind::Conflict | ErrorKind::ReadOnly)
+    }
+}
+
+fn sqlx_error(error: &DbErr) -> Option<&sqlx::Error> {
+    match error {
+        DbErr::Conn(RuntimeErr::SqlxError(error))
+        | DbErr::Exec(RuntimeErr::SqlxError(error))
+        | DbErr::Query(RuntimeErr::SqlxError(error)) => Some(error),
+        _ => None,
+    }
+}
+
+fn sqlstate(error: &sqlx::Error) -> Option<String> {
+    error.as_database_error()?.code().map(|code| code.into_owned())
+}
+
+fn kind_of(error: &sqlx::Error) -> ErrorKind {
+    use sqlx::Error;
+
+    let Error::Database(refusal) = error else {
+        return match error {
+            Error::Encode(_)
+            | Error::Decode(_)
+            | Error::ColumnDecode { .. }
+            | Error::ColumnNotFound(_)
+            | Error::ColumnIndexOutOfBounds { .. }
+            | Error::TypeNotFound { .. }
+            | Error::InvalidArgument(_) => ErrorKind::Permanent,
+            _ => ErrorKind::Unavailable,
+        };
+    };
+    let code = refusal.code().unwrap_or_default();
+    if refusal.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some() {
+        postgres_kind(&code)
+    } else {
+        sqlite_kind(code.parse().unwrap_or_default())
+    }
+}
+
+/// Classifies a SQLSTATE (PostgreSQL manual, appendix A). A code that an operator can do something about
+/// (privileges, a table that is missing, an exception that a trigger raises, a prepared statement that a
+/// pooler has lost) is `Unavailable`.
+fn postgres_kind(code: &str) -> ErrorKind {
+    const PERMANENT: [&str; 7] = ["0A", "21", "22", "42", "44", "54", "HV"];
+    const OPERATORS: [&str; 4] = ["42501", "42P01", "42P05", "42703"];
+    match code {
+        "25006" => ErrorKind::ReadOnly,
+        code if code.starts_with("40") => ErrorKind::Conflict,
+        code if code.starts_with("23") => ErrorKind::Constraint,
+        code if OPERATORS.contains(&code) => ErrorKind::Unavailable,
+        code if PERMANENT.iter().any(|class| code.starts_with(class)) => ErrorKind::Permanent,
+        _ => ErrorKind::Unavailable,
+    }
+}
+
+/// Classifies an extended result code (<https://sqlite.org/rescode.html>).
+fn sqlite_kind(code: i32) -> ErrorKind {
+    /// `SQLITE_BUSY_SNAPSHOT`: a reader that wanted to write met another writer.
+    const BUSY_SNAPSHOT: i32 = 517;
+    /// `SQLITE_CONSTRAINT_TRIGGER`: an exception that a trigger raises.
+    const TRIGGER: i32 = 1811;
+    match (code, code & 0xff) {
+        (BUSY_SNAPSHOT, _) => ErrorKind::Conflict,
+        (TRIGGER, _) => ErrorKind::Unavailable,
+        (_, 8) => ErrorKind::ReadOnly,
+        (_, 19) => ErrorKind::Constraint,
+        // SQLITE_TOOBIG, MISMATCH, RANGE. SQLITE_ERROR is for the operator: a table is missing.
+        (_, 18 | 20 | 25) => ErrorKind::Permanent,
+        _ => ErrorKind::Unavailable,
+    }
+}
+
+/// Returns `true` if a connection can be used after this error, outside a transaction or after a
+/// `ROLLBACK`: PostgreSQL refused this one statement. After any other error, and after every error on
+/// SQLite, which may have rolled back by itself, the connection is closed. So is one to a server that
+/// accepts no writes: a new connection may lead to the new primary.
+pub(super) fn leaves_session_usable(error: &sqlx::Error) -> bool {
+    const USABLE: [&str; 8] = ["0A", "22", "23", "40", "42", "54", "55", "57014"];
+    let Some(refusal) = error.as_database_error() else { return false };
+    refusal
+        .try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
+        .is_some_and(|refusal| USABLE.iter().any(|class| refusal.code().starts_with(class)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sqlstates_are_classified() {
+        for (code, kind) in [
+            ("40001", ErrorKind::Conflict),
+            ("40P01", ErrorKind::Conflict),
+            ("25006", ErrorKind::ReadOnly),
+            ("23505", ErrorKind::Constraint),
+            ("22021", ErrorKind::Permanent),
+            ("54000", ErrorKind::Permanent),
+            ("42601", ErrorKind::Permanent),
+            ("42501", ErrorKind::Unavailable),
+            ("42P01", ErrorKind::Unavailable),
+            ("53100", ErrorKind::Unavailable),
+            ("55P03", ErrorKind::Unavailable),
+            ("57014", ErrorKind::Unavailable),
+            ("57P01", ErrorKind::Unavailable),
+            ("26000", ErrorKind::Unavailable),
+            ("P0001", ErrorKind::Unavailable),
+            ("XX000", ErrorKind::Unavailable),
+        ] {
+            assert_eq!(postgres_kind(code), kind, "{code}");
+        }
+    }
+
+    #[test]
+    fn sqlite_result_codes_are_classified() {
+        for (code, kind) in [
+            (5, ErrorKind::Unavailable),
+            (517, ErrorKind::Conflict),
+            (8, ErrorKind::ReadOnly),
+            (1032, ErrorKind::ReadOnly),
+            (13, ErrorKind::Unavailable),
+            (266, ErrorKind::Unavailable),
+            (2067, ErrorKind::Constraint),
+            (1811, ErrorKind::Unavailable),
+            (18, ErrorKind::Permanent),
+        ] {
+            assert_eq!(sqlite_kind(code), kind, "{code}");
+        }
     }
 }

@@ -7,10 +7,10 @@ mod refresh;
 mod revoke;
 mod work;
 
-use sea_orm::sea_query::{Expr, ExprTrait, IntoCondition, LockType, Query};
+use sea_orm::sea_query::{Expr, ExprTrait, IntoCondition, LockType, OnConflict, Query};
 use sea_orm::{
     ActiveModelTrait, ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait,
-    FromQueryResult, JoinType, QueryFilter, QueryOrder, QuerySelect, QueryTrait,
+    FromQueryResult, JoinType, QueryFilter, QuerySelect, QueryTrait,
 };
 
 use super::entity::{access_tokens, grants};
@@ -25,8 +25,9 @@ use crate::domain::token::{AccessToken, TokenSet};
 
 pub use commit::Committed;
 pub use list::{ListFilter, ListPosition, SubjectFilter};
-pub use refresh::{LEASE, Lease};
+pub use refresh::{CLOCK_TOLERANCE, LEASE, Lease, Takeover};
 pub use revoke::Revoked;
+pub use work::{DueWork, OpenIntents};
 
 const GRANTS: &str = "grants";
 const ACCESS_TOKENS: &str = "access_tokens";
@@ -34,7 +35,7 @@ const REFRESH_TOKEN: &str = "refresh_token";
 const FALLBACK: &str = "fallback_refresh_token";
 const LAST_ANSWER: &str = "last_answer";
 const ACTIVE: &str = "active";
-const REAUTHORIZATION_REQUIRED: &str = "reauthorization_required";
+pub(super) const REAUTHORIZATION_REQUIRED: &str = "reauthorization_required";
 
 /// A grant as it was read.
 #[derive(Debug, Clone)]
@@ -81,38 +82,17 @@ impl Storage {
         self.held(model, token, now).map(Some)
     }
 
-    /// Opens the newest grants with all their tokens, to see whether the keyring fits the database.
+    /// Reads a grant without its tokens, also if no key opens those.
     ///
     /// # Errors
     ///
-    /// [`StorageError`] of the first that does not open.
-    pub async fn probe(&self, most: u64) -> Result<(), StorageError> {
-        let newest = grants::Entity::find()
-            .order_by_desc(grants::Column::UpdatedAt)
-            .limit(most)
-            .all(&self.db)
-            .await?;
-        for model in newest {
-            let sealed = [
-                (REFRESH_TOKEN, model.refresh_token.clone()),
-                (FALLBACK, model.fallback_refresh_token.clone()),
-            ];
-            let key = rows::key(
-                GRANTS,
-                &model.namespace,
-                &model.provider,
-                &model.subject,
-                &model.account,
-            )?;
-            let grant = convert::grant(model, key)?;
-            for (column, sealed) in sealed {
-                if let Some(sealed) = sealed {
-                    self.open(place(&grant, column), &sealed)?;
-                }
-            }
-            self.find_grant(&grant.key).await?;
-        }
-        Ok(())
+    /// [`StorageError`] if the database cannot be read.
+    pub async fn find_grant_without_token(
+        &self,
+        key: &GrantKey,
+    ) -> Result<Option<Grant>, StorageError> {
+        let model = grants::Entity::find().filter(of_key(key)).one(&self.db).await?;
+        model.map(|model| convert::grant(model, key.clone())).transpose()
     }
 
     /// Stores the tokens of a finished authorization: a new grant, or a new generation of the one
@@ -163,6 +143,7 @@ impl Storage {
             refresh_expires_at: Set(tokens.refresh_expires_at.map(Timestamp::millis)),
             lease_owner: Set(None),
             lease_until: Set(None),
+            lease_replica: Set(None),
             intent_at: Set(None),
             failures: Set(0),
             next_attempt_at: Set(None),
@@ -194,11 +175,7 @@ impl Storage {
         token: &AccessToken,
     ) -> Result<(), StorageError> {
         let place = Place { table: ACCESS_TOKENS, column: "access_token", row: grant_id, key };
-        access_tokens::Entity::delete_many()
-            .filter(access_tokens::Column::GrantId.eq(grant_id.as_bytes().to_vec()))
-            .exec(&**write)
-            .await?;
-        access_tokens::ActiveModel {
+        let row = access_tokens::ActiveModel {
             grant_id: Set(grant_id.as_bytes().to_vec()),
             token_set: Set(String::new()),
             resources_hash: Set(Vec::new()),
@@ -207,9 +184,25 @@ impl Storage {
             scopes: Set(token.scopes.to_string()),
             issued_at: Set(token.issued_at.millis()),
             expires_at: Set(token.expires_at.map(Timestamp::millis)),
-        }
-        .insert(&**write)
-        .await?;
+        };
+        // Updated in place, which leaves the index alone on PostgreSQL.
+        let in_place = OnConflict::columns([
+            access_tokens::Column::GrantId,
+            access_tokens::Column::TokenSet,
+            access_tokens::Column::ResourcesHash,
+        ])
+        .update_columns([
+            access_tokens::Column::AccessToken,
+            access_tokens::Column::TokenType,
+            access_tokens::Column::Scopes,
+            access_tokens::Column::IssuedAt,
+            access_tokens::Column::ExpiresAt,
+        ])
+        .to_owned();
+        access_tokens::Entity::insert(row)
+            .on_conflict(in_place)
+            .exec_without_returning(&**write)
+            .await?;
         Ok(())
     }
 

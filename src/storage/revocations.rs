@@ -6,6 +6,7 @@ use sea_orm::sea_query::{Expr, ExprTrait, Query, SelectStatement};
 use sea_orm::{ActiveModelTrait, ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter};
 use secrecy::SecretString;
 
+use super::connection::retry_conflicts;
 use super::entity::{authorizations, grants, revocations};
 use super::{Storage, StorageError, Write, rows};
 use crate::crypto::sealed::Place;
@@ -20,6 +21,9 @@ const REVOCATIONS: &str = "revocations";
 
 /// How long whoever claimed an entry has for one attempt before another may try.
 const ATTEMPT: Duration = Duration::from_secs(15);
+
+/// How long an entry waits that does not open.
+const UNREADABLE: Duration = Duration::from_secs(60 * 60);
 
 /// How long the broker goes on trying for a token whose lifetime it does not know.
 const LONGEST: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -55,15 +59,37 @@ pub(super) struct NewRevocations<'a> {
     pub(super) key: &'a GrantKey,
     pub(super) identity: &'a str,
     pub(super) tokens: Vec<DoomedToken>,
+    /// Tokens that no key of this process opens, to be kept as they are until one does.
+    pub(super) unopened: Vec<UnopenedToken>,
     pub(super) first_attempt: FirstAttempt,
 }
 
 impl<'a> NewRevocations<'a> {
     /// Tokens that the outbox is to work on.
     pub(super) fn of(key: &'a GrantKey, tokens: Vec<DoomedToken>) -> Self {
-        Self { key, identity: "", tokens, first_attempt: FirstAttempt::Outbox }
+        let unopened = Vec::new();
+        Self { key, identity: "", tokens, unopened, first_attempt: FirstAttempt::Outbox }
     }
 }
+
+/// A token that is to be revoked and does not open: its key is not here, or is another one under the
+/// same id.
+#[derive(Debug)]
+pub(super) struct UnopenedToken {
+    pub(super) kind: TokenKind,
+    pub(super) sealed: Vec<u8>,
+    pub(super) table: &'static str,
+    pub(super) column: &'static str,
+    pub(super) row: Id,
+    pub(super) expires_at: Option<Timestamp>,
+}
+
+/// The places that unopened tokens come from, as [`Place`] names them.
+const ORIGINS: [(&str, &str); 3] = [
+    ("grants", "refresh_token"),
+    ("grants", "fallback_refresh_token"),
+    ("access_tokens", "access_token"),
+];
 
 /// Who makes the first attempt for a new entry.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -88,7 +114,7 @@ impl Storage {
     ) -> Result<Vec<Revocation>, StorageError> {
         use sea_orm::ConnectionTrait;
 
-        if !disposal.revocable || new.tokens.is_empty() {
+        if !disposal.revocable || (new.tokens.is_empty() && new.unopened.is_empty()) {
             return Ok(Vec::new());
         }
         // In this order: a key moves from arriving to living, and on PostgreSQL each statement sees
@@ -116,10 +142,7 @@ impl Storage {
             FirstAttempt::Outbox => (0, now, None),
         };
         let mut entries = Vec::with_capacity(new.tokens.len());
-        for token in new.tokens {
-            let id = self.random.id();
-            let place = Place { table: REVOCATIONS, column: "token", row: id, key: new.key };
-            let ends = token.expires_at.unwrap_or(now + LONGEST);
+        let row = |id: Id, kind: TokenKind, sealed, expires_at: Option<Timestamp>| {
             revocations::ActiveModel {
                 id: Set(id.as_bytes().to_vec()),
                 created_at: Set(now.millis()),
@@ -128,16 +151,32 @@ impl Storage {
                 subject: Set(new.key.subject.as_str().to_owned()),
                 account: Set(new.key.account.as_str().to_owned()),
                 identity: Set(new.identity.to_owned()),
-                kind: Set(token.kind.as_str().to_owned()),
-                token: Set(self.seal(place, &token.value)),
+                kind: Set(kind.as_str().to_owned()),
+                token: Set(sealed),
                 attempts: Set(i64::from(attempts)),
                 next_attempt_at: Set(next_attempt_at.millis()),
                 claimed_until: Set(claimed_until.map(Timestamp::millis)),
-                expires_at: Set(ends.millis()),
+                expires_at: Set(expires_at.unwrap_or(now + LONGEST).millis()),
                 last_error: Set(None),
+                sealed_table: Set(None),
+                sealed_column: Set(None),
+                sealed_row: Set(None),
             }
-            .insert(&**write)
-            .await?;
+        };
+        for token in new.unopened {
+            let mut row = row(self.random.id(), token.kind, token.sealed, token.expires_at);
+            row.next_attempt_at = Set(now.millis());
+            row.claimed_until = Set(None);
+            row.sealed_table = Set(Some(token.table.to_owned()));
+            row.sealed_column = Set(Some(token.column.to_owned()));
+            row.sealed_row = Set(Some(token.row.as_bytes().to_vec()));
+            row.insert(&**write).await?;
+        }
+        for token in new.tokens {
+            let id = self.random.id();
+            let place = Place { table: REVOCATIONS, column: "token", row: id, key: new.key };
+            let sealed = self.seal(place, &token.value);
+            row(id, token.kind, sealed, token.expires_at).insert(&**write).await?;
             entries.push(Revocation {
                 id,
                 key: new.key.clone(),
@@ -160,6 +199,27 @@ impl Storage {
         provider: &Name,
         limit: u64,
     ) -> Result<Vec<Revocation>, StorageError> {
+        let models = retry_conflicts(|| self.claim_entries(provider, limit)).await?;
+        let mut entries = Vec::with_capacity(models.len());
+        for model in models {
+            match self.revocation(&model) {
+                Ok(entry) => entries.push(entry),
+                // One unreadable row must not keep the others from their turn, nor come back at once.
+                Err(error) => {
+                    tracing::error!(%error, "cannot read an entry of the outbox; trying in an hour");
+                    let id = rows::id(&model.id)?;
+                    self.postpone_revocation(id, UNREADABLE, "cannot be opened").await?;
+                }
+            }
+        }
+        Ok(entries)
+    }
+
+    async fn claim_entries(
+        &self,
+        provider: &Name,
+        limit: u64,
+    ) -> Result<Vec<revocations::Model>, StorageError> {
         let now = self.now_expr();
         let mut ids = Query::select();
         ids.column(revocations::Column::Id)
@@ -182,15 +242,7 @@ impl Storage {
             .exec_with_returning(&*write)
             .await?;
         write.commit().await?;
-        let mut entries = Vec::with_capacity(models.len());
-        for model in models {
-            match self.revocation(&model) {
-                Ok(entry) => entries.push(entry),
-                // One unreadable row must not keep the others from their turn.
-                Err(error) => tracing::error!(%error, "cannot read an entry of the outbox"),
-            }
-        }
-        Ok(entries)
+        Ok(models)
     }
 
     /// Removes entries whose token has ended by itself, those of providers that are not configured any
@@ -217,8 +269,7 @@ impl Storage {
             &model.account,
         )?;
         let id = rows::id(&model.id)?;
-        let place = Place { table: REVOCATIONS, column: "token", row: id, key: &key };
-        let token = self.open(place, &model.token)?;
+        let token = self.open(origin(model, id, &key)?, &model.token)?;
         let kind = match model.kind.as_str() {
             "access_token" => TokenKind::Access,
             "refresh_token" => TokenKind::Refresh,
@@ -307,19 +358,22 @@ impl Storage {
     }
 }
 
-/// A token that does not open because its row is damaged is given up, so that a user can always be
-/// forgotten. One whose key is merely elsewhere is not.
-pub(super) fn unless_damaged<T>(
-    opened: Result<T, StorageError>,
-) -> Result<Option<T>, StorageError> {
-    match opened {
-        Ok(value) => Ok(Some(value)),
-        Err(error @ StorageError::Damaged { .. }) => {
-            tracing::error!(%error, "a token cannot be read and so not be revoked");
-            Ok(None)
-        }
-        Err(error) => Err(error),
-    }
+/// What an entry's token is sealed for: its own row, or the row that it was taken from unopened.
+fn origin<'a>(
+    model: &revocations::Model,
+    id: Id,
+    key: &'a GrantKey,
+) -> Result<Place<'a>, StorageError> {
+    let (Some(table), Some(column), Some(row)) =
+        (&model.sealed_table, &model.sealed_column, &model.sealed_row)
+    else {
+        return Ok(Place { table: REVOCATIONS, column: "token", row: id, key });
+    };
+    let (table, column) = ORIGINS
+        .into_iter()
+        .find(|origin| *origin == (table.as_str(), column.as_str()))
+        .ok_or_else(|| StorageError::damaged(REVOCATIONS, "sealed for an unknown place"))?;
+    Ok(Place { table, column, row: rows::id(row)?, key })
 }
 
 fn arriving() -> SelectStatement {

@@ -1,9 +1,12 @@
 //! Sealing and opening of columns.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use zeroize::Zeroizing;
 
 use super::{Storage, StorageError};
+use crate::crypto::keyring::OpenError;
 use crate::crypto::sealed::Place;
 use crate::domain::token::RawAnswer;
 
@@ -47,8 +50,43 @@ impl Storage {
     }
 
     fn open_bytes(&self, place: Place<'_>, sealed: &[u8]) -> Result<Vec<u8>, StorageError> {
-        self.keyring
-            .open(sealed, &place.aad())
-            .map_err(|error| StorageError::open(place.table, error))
+        self.keyring.open(sealed, &place.aad()).map_err(|error| {
+            self.unreadable.count(&error);
+            StorageError::open(place.table, error)
+        })
+    }
+
+    /// How often something sealed could not be opened since the start.
+    #[must_use]
+    pub fn unreadable_counts(&self) -> UnreadableCounts {
+        UnreadableCounts {
+            unknown_key: self.unreadable.unknown_key.load(Ordering::Relaxed),
+            altered: self.unreadable.altered.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// How often something sealed could not be opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct UnreadableCounts {
+    /// Its key is not in this keyring.
+    pub unknown_key: u64,
+    /// It was altered, or sealed by another key under the same id.
+    pub altered: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Unreadable {
+    unknown_key: AtomicU64,
+    altered: AtomicU64,
+}
+
+impl Unreadable {
+    fn count(&self, error: &OpenError) {
+        let counter = match error {
+            OpenError::UnknownKey(_) => &self.unknown_key,
+            OpenError::Forged => &self.altered,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -85,6 +85,10 @@ pub struct ProcessFigures {
     pub oldest: Duration,
     /// Whether the database answers.
     pub storage_up: bool,
+    /// Notifications of other replicas that could not be sent.
+    pub unnotified: u64,
+    /// How often something sealed could not be opened, by reason.
+    pub unreadable: [(&'static str, u64); 2],
     /// The providers, and why calls to them are stopped, where they are.
     pub breakers: Vec<(Name, Option<&'static str>)>,
 }
@@ -292,6 +296,25 @@ impl Metrics {
             }
         })
         .build();
+        let seen = Arc::clone(&figures);
+        counter(
+            "token_broker.invalidations.unsent",
+            "Notifications of other replicas that the database did not send.",
+        )
+        .with_callback(move |observer| {
+            if let Some(seen) = seen() {
+                observer.observe(seen.unnotified, &[]);
+            }
+        })
+        .build();
+        let seen = Arc::clone(&figures);
+        counter("token_broker.storage.unreadable", "Sealed values that could not be opened.")
+            .with_callback(move |observer| {
+                for (reason, value) in seen().into_iter().flat_map(|seen| seen.unreadable) {
+                    observer.observe(value, &[KeyValue::new("reason", reason)]);
+                }
+            })
+            .build();
         let gauge = |name: &'static str, description: &'static str| {
             meter.f64_observable_gauge(name).with_description(description)
         };

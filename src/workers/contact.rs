@@ -6,14 +6,15 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::broker::Broker;
-use crate::storage::StorageError;
+use crate::broker::{BootInstant, Broker};
+use crate::storage::{KeyReport, StorageError};
 
 /// How often storage is asked.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How many of the newest grants are opened at the start, to see whether the keys fit.
-const ROWS_TO_OPEN: u64 = 20;
+/// How often the heartbeat is written on SQLite: with every other look the time is only read, for a write
+/// there waits for the disk.
+const WRITE_ON_SQLITE: u32 = 10;
 
 /// How long it may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -32,31 +33,34 @@ pub enum Schema {
     Expect,
 }
 
-/// Waits for the database, sees to its schema, and then tells whether it answers, until the broker
-/// drains.
+/// Waits for the database, sees to its schema, enters this process among the replicas, and then
+/// publishes whether the database answers, until the broker drains.
+///
+/// `location` is the same only for processes that cannot run at the same time.
 ///
 /// # Errors
 ///
-/// The reason, where the schema cannot be had.
+/// The reason, if the schema cannot be had or the keys do not fit.
 pub async fn run(
     broker: Arc<Broker>,
     contact: watch::Sender<bool>,
     schema: Schema,
+    location: Option<String>,
 ) -> Result<(), String> {
     let prepared = tokio::select! {
         prepared = prepare(&broker, schema) => prepared,
         () = broker.draining().cancelled() => return Ok(()),
     };
     prepared?;
-    // Rows that this replica cannot open are nobody's fault but its configuration's.
-    if let Err(error @ StorageError::UnknownKey { .. }) = broker.storage().probe(ROWS_TO_OPEN).await
-    {
-        tracing::error!(%error, "the keyring lacks a key: add it to encryption.keys");
-    }
+    let entered = tokio::select! {
+        entered = enter(&broker, location.as_deref()) => entered,
+        () = broker.draining().cancelled() => return Ok(()),
+    };
+    entered?;
+    let mut looks = 0_u32;
     loop {
-        let answers =
-            matches!(tokio::time::timeout(PATIENCE, broker.storage().now()).await, Ok(Ok(_)));
-        broker.note_storage(answers);
+        let answers = look(&broker, looks).await;
+        looks = if answers { looks.wrapping_add(1) } else { 0 };
         let changed =
             contact.send_if_modified(|before| std::mem::replace(before, answers) != answers);
         if changed && answers {
@@ -70,6 +74,85 @@ pub async fn run(
             () = broker.draining().cancelled() => return Ok(()),
         }
     }
+}
+
+/// Asks the database once: whether it answers, accepts writes, and what its clock shows.
+async fn look(broker: &Broker, looks: u32) -> bool {
+    let storage = broker.storage();
+    let asked = BootInstant::now();
+    let write = storage.is_shared() || looks.is_multiple_of(WRITE_ON_SQLITE);
+    let shown = async { if write { storage.heartbeat().await } else { storage.now().await } };
+    match tokio::time::timeout(PATIENCE, shown).await {
+        Ok(Ok(shown)) => {
+            if let Some(step) = broker.database_answered(shown, asked, BootInstant::now()) {
+                tracing::warn!(
+                    step_ms = step,
+                    "the database's clock was set; leases of other replicas are left alone for a while"
+                );
+            }
+            true
+        }
+        failed => {
+            if let Ok(Err(error)) = &failed
+                && broker.storage_answers()
+            {
+                tracing::warn!(%error, "the heartbeat cannot be written");
+            }
+            broker.database_failed();
+            false
+        }
+    }
+}
+
+/// Enters this process among the replicas, once its keys fit the database.
+async fn enter(broker: &Broker, location: Option<&str>) -> Result<(), String> {
+    let storage = broker.storage();
+    loop {
+        let entered = async {
+            let report = storage.check_keys().await?;
+            if report.wrong.is_empty() {
+                storage.record_keys(&report).await?;
+                storage.register_replica(location).await?;
+            }
+            Ok::<_, StorageError>(report)
+        };
+        match entered.await {
+            Ok(report) if !report.wrong.is_empty() => return Err(wrong_keys(&report)),
+            Ok(report) => {
+                for id in &report.missing {
+                    tracing::error!(
+                        key = %id,
+                        "rows are sealed with a key that is not in encryption.keys: add it, or give \
+                         it up by `token-broker keys forget`"
+                    );
+                }
+                break;
+            }
+            Err(error) if error.is_transient() => {
+                tracing::warn!(%error, "the database went away; trying again");
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(error) => return Err(format!("cannot enter the replicas: {error}")),
+        }
+    }
+    if let Err(error) = storage.try_notify().await {
+        tracing::warn!(
+            %error,
+            "the database does not let this role notify other replicas; they notice a revocation \
+             within cache.max_age"
+        );
+    }
+    Ok(())
+}
+
+/// Why `serve` does not start with these keys.
+#[must_use]
+pub fn wrong_keys(report: &KeyReport) -> String {
+    format!(
+        "encryption.keys: the database has rows that were sealed with another key under the id {}; \
+         configure that key, and give the new one an id of its own",
+        report.wrong.join(", ")
+    )
 }
 
 async fn prepare(broker: &Broker, schema: Schema) -> Result<(), String> {

@@ -70,6 +70,7 @@ pub async fn run(broker: Arc<Broker>) {
 
 fn process(broker: &Broker) -> ProcessFigures {
     let cache = broker.cache_counts();
+    let unreadable = broker.storage().unreadable_counts();
     ProcessFigures {
         hits: cache.hits,
         outage_hits: cache.outage_hits,
@@ -77,6 +78,8 @@ fn process(broker: &Broker) -> ProcessFigures {
         invalidations: cache.invalidations,
         oldest: cache.oldest,
         storage_up: broker.storage_answers(),
+        unnotified: broker.storage().unnotified(),
+        unreadable: [("unknown_key", unreadable.unknown_key), ("altered", unreadable.altered)],
         breakers: broker.breakers(),
     }
 }

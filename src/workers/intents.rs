@@ -1,6 +1,6 @@
-//! Takes up refreshes of which nobody knows whether they took place: their replica has ended, or the
-//! provider's answer was lost. The sooner the refresh token is sent again, the likelier the
-//! provider still takes it.
+//! Recovers refreshes whose outcome is unknown, because their replica has ended or the provider's
+//! response was lost. The sooner the refresh token is sent again, the likelier the provider still accepts
+//! it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,10 +19,11 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How long a batch is waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How many are taken up at a time.
+/// How many are recovered at a time.
 const BATCH: u64 = 32;
 
-/// For how long a grant is passed over that could not be taken up, so that those behind it get their turn.
+/// For how long a grant is passed over that could not be recovered, so that those behind it get their
+/// turn.
 const PASS_OVER: Duration = Duration::from_secs(10);
 
 /// Works until the broker drains.
@@ -40,35 +41,45 @@ pub async fn run(broker: Arc<Broker>) {
     }
 }
 
-/// One batch. True where there may be more to do at once.
+/// Recovers one batch. Returns `true` if there may be more to do at once.
 async fn round(broker: &Arc<Broker>, passed_over: &mut HashMap<Id, Instant>) -> bool {
-    // A replica may hold an answer that it is about to store.
-    if broker.draining().is_cancelled() || !broker.is_settled() {
+    if broker.draining().is_cancelled() || !broker.storage_answers() {
         return false;
     }
     let ids: Vec<_> = passed_over.keys().copied().collect();
     let found = async {
-        // At one that is stopped they would be asked for in vain, and the others would wait behind.
-        let callable = broker.callable(broker.storage().now().await?);
-        broker.storage().open_intents(&callable, &ids, BATCH).await
+        // At a provider that is stopped they would be asked for in vain, and the others would wait.
+        let callable = broker.callable(broker.database_now().await?);
+        broker.open_intents(&callable, &ids, BATCH).await
     };
     let open = match found.await {
         Ok(open) => open,
         Err(error) => {
-            tracing::warn!(%error, "cannot look for refreshes to take up");
+            tracing::warn!(%error, "cannot look for refreshes to recover");
             return false;
         }
     };
     let full = open.len() as u64 == BATCH;
-    let taking_up = open.iter().map(|grant| async {
-        // The refresh goes on; what waits here is only the look at the next ones.
-        tokio::time::timeout(PATIENCE, broker.take_up(grant)).await.unwrap_or(true)
+    let recovering = open.iter().filter_map(|grant| {
+        let place = broker.background_place(&grant.key.provider)?;
+        let (recovering, of) = (Arc::clone(broker), grant.clone());
+        let task = tokio::spawn(async move {
+            let recovered = recovering.take_up(&of).await;
+            drop(place);
+            recovered
+        });
+        // It goes on; what waits here is only the look at the next ones.
+        Some(async move {
+            let ended = tokio::time::timeout(PATIENCE, task).await;
+            (grant.id, !matches!(ended, Ok(Ok(false) | Err(_))))
+        })
     });
-    let taken_up = join_all(taking_up).await;
-    for (grant, taken_up) in open.iter().zip(taken_up) {
-        if !taken_up {
-            passed_over.insert(grant.id, Instant::now() + PASS_OVER);
+    let ended = join_all(recovering).await;
+    let worked = !ended.is_empty();
+    for (id, recovered) in ended {
+        if !recovered {
+            passed_over.insert(id, Instant::now() + PASS_OVER);
         }
     }
-    full
+    full && worked
 }

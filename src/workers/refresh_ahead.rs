@@ -1,98 +1,111 @@
 //! Refreshes grants ahead of time, so that callers need not wait for the provider, and keeps refresh
 //! tokens alive that would end unused. What is due is decided elsewhere ([`crate::domain::ahead`]).
+//!
+//! At each provider it uses a share of the places for calls, and claims no more grants than it has
+//! places for: callers come first, and no queue grows.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
-use tokio::time::Instant;
+use tokio::sync::watch;
 
+use super::lanes::Lanes;
 use crate::broker::Broker;
 use crate::domain::id::Id;
 use crate::domain::name::Name;
+use crate::storage::DueWork;
 
-/// How often it is looked; jitter of a half is added.
-const PAUSE: Duration = Duration::from_secs(1);
+/// How often the grants that were used are recorded.
+const RECORD_USE: Duration = Duration::from_secs(5);
 
-/// How long a batch is waited for.
-const PATIENCE: Duration = Duration::from_secs(2);
-
-/// How many grants are claimed at a time.
-const BATCH: u64 = 64;
-
-/// How often it is written down which grants were used.
-const WRITE_DOWN: Duration = Duration::from_secs(5);
-
-/// How many are written down by one statement.
+/// How many are recorded by one statement.
 const AT_ONCE: usize = 500;
 
 /// Works until the broker drains.
-pub async fn run(broker: Arc<Broker>) {
-    let mut written = Instant::now();
+pub async fn run(broker: Arc<Broker>, mut due: watch::Receiver<DueWork>) {
     let mut idle: Vec<_> = broker
         .providers()
         .iter()
         .filter(|provider| provider.refresh_idle.is_some())
         .map(|provider| provider.name.clone())
         .collect();
+    let mut lanes = Lanes::default();
+    let mut record = tokio::time::interval(RECORD_USE);
     loop {
-        keep_alive(&broker, &mut idle).await;
-        if written.elapsed() >= WRITE_DOWN {
-            write_down(&broker, &broker.take_used()).await;
-            written = Instant::now();
-        }
-        if round(&broker).await {
-            continue;
-        }
         tokio::select! {
-            () = tokio::time::sleep(PAUSE + broker.random().jitter(PAUSE / 2)) => {}
-            () = broker.draining().cancelled() => return,
+            changed = due.changed() => {
+                if changed.is_err() {
+                    break;
+                }
+                for provider in due.borrow_and_update().refreshes.clone() {
+                    lanes.start(&provider, lane(Arc::clone(&broker), provider.clone()));
+                }
+            }
+            _ = record.tick() => {
+                keep_alive(&broker, &mut idle).await;
+                record_use(&broker, &broker.take_used()).await;
+            }
+            () = broker.draining().cancelled() => break,
         }
     }
+    lanes.ended().await;
 }
 
-/// Has grants looked at that were let go before their provider was known to end what is idle: some with
-/// each call, until there are no more.
+/// Makes grants due for a look that were to be looked at only after their next use, at providers that
+/// are now known to end idle refresh tokens: some with each call, until there are no more.
 async fn keep_alive(broker: &Broker, idle: &mut Vec<Name>) {
     let Some(provider) = idle.last() else { return };
-    match broker.storage().look_at_all(provider, AT_ONCE as u64).await {
-        Ok(0) => {
-            idle.pop();
+    loop {
+        match broker.storage().look_at_all(provider, AT_ONCE as u64).await {
+            Ok(0) => break,
+            Ok(_) if !broker.draining().is_cancelled() => {}
+            Ok(_) => return,
+            Err(error) => {
+                tracing::warn!(%error, %provider, "cannot look for idle grants");
+                return;
+            }
         }
-        Ok(_) => {}
-        Err(error) => tracing::warn!(%error, %provider, "cannot look for idle grants"),
     }
+    idle.pop();
 }
 
-async fn write_down(broker: &Broker, used: &[Id]) {
+async fn record_use(broker: &Broker, used: &[Id]) {
     for some in used.chunks(AT_ONCE) {
-        // Should this fail, a grant that goes on being used is written down next time.
+        // Should this fail, a grant that goes on being used is recorded next time.
         if let Err(error) = broker.storage().note_used(some).await {
-            tracing::warn!(%error, "cannot write down which grants were used");
+            tracing::warn!(%error, "cannot record which grants were used");
             return;
         }
     }
 }
 
-/// One batch. True where there may be more to do at once.
-async fn round(broker: &Arc<Broker>) -> bool {
-    if broker.draining().is_cancelled() {
-        return false;
-    }
-    let claimed = async {
-        let now = broker.storage().now().await?;
-        Ok::<_, crate::storage::StorageError>((broker.storage().claim_due(BATCH).await?, now))
-    };
-    let (due, now) = match claimed.await {
-        Ok(claimed) => claimed,
-        Err(error) => {
-            tracing::warn!(%error, "cannot look for grants to refresh ahead");
-            return false;
+/// Looks at the grants of one provider that are due.
+async fn lane(broker: Arc<Broker>, provider: Name) {
+    while !broker.draining().is_cancelled() {
+        let Some(mut places) = broker.background_places(&provider).await else { return };
+        let claimed = async {
+            let now = broker.database_now().await?;
+            let due = broker.storage().claim_due(&provider, places.len() as u64).await?;
+            Ok::<_, crate::storage::StorageError>((due, now))
+        };
+        let (due, now) = match claimed.await {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                tracing::warn!(%error, %provider, "cannot claim grants to refresh ahead");
+                return;
+            }
+        };
+        let all = due.len() < places.len();
+        for grant in due {
+            let place = places.pop();
+            let looking = Arc::clone(&broker);
+            broker.spawn(async move {
+                looking.look_ahead(&grant, now).await;
+                drop(place);
+            });
         }
-    };
-    let full = due.len() as u64 == BATCH;
-    let looks = join_all(due.iter().map(|grant| broker.look_ahead(grant, now)));
-    // Refreshes go on; a provider that does not answer must not keep the others waiting.
-    let _ = tokio::time::timeout(PATIENCE, looks).await;
-    full
+        if all {
+            return;
+        }
+    }
 }

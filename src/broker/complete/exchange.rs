@@ -119,6 +119,13 @@ impl Broker {
                 .await
                 .map(|grant| grant.is_some()),
         };
+        if let Err(error) = &stored
+            && !error.is_transient()
+        {
+            tracing::error!(%error, "the database refuses the token answer; the authorization fails");
+            let error = OAuthError::new(INVALID_RESPONSE);
+            return self.give_up(&seen, server, &answer, exchanged_at, error).await;
+        }
         self.cache.forget(authorization.key.hash());
         let unconfirmed = self.confirmation_of(&authorization.bot) == Confirmation::None;
         let stored = stored.map_err(|error| unavailable(error.into()))?;

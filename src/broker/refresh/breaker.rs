@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::super::uptime::Uptime;
+use super::super::boot_instant::BootInstant;
 use crate::domain::id::Id;
 use crate::domain::time::Timestamp;
 use crate::provider::ProviderError;
@@ -27,11 +27,15 @@ const FORGOTTEN: Duration = Duration::from_secs(30);
 /// How many refreshes of one provider are under way at once, so that a storm stays polite.
 const AT_ONCE: usize = 32;
 
+/// How many of them may be refreshes that no caller waits for.
+const BACKGROUND: usize = AT_ONCE / 2;
+
 /// The breaker of one provider.
 #[derive(Debug)]
 pub(in super::super) struct Breaker {
     state: Mutex<State>,
     places: Arc<Semaphore>,
+    background: Arc<Semaphore>,
 }
 
 #[derive(Debug, Default)]
@@ -39,7 +43,7 @@ struct State {
     /// Why nothing is sent, and until when.
     open: Option<(ProviderError, Timestamp)>,
     /// When that was found out last, and for how long nothing is sent.
-    opened: Option<(Uptime, Duration)>,
+    opened: Option<(BootInstant, Duration)>,
     failures: u32,
     /// Who was refused with a configuration error, and with which.
     refused: HashSet<Id>,
@@ -69,7 +73,11 @@ pub(super) struct Permit<'a> {
 
 impl Default for Breaker {
     fn default() -> Self {
-        Self { state: Mutex::default(), places: Arc::new(Semaphore::new(AT_ONCE)) }
+        Self {
+            state: Mutex::default(),
+            places: Arc::new(Semaphore::new(AT_ONCE)),
+            background: Arc::new(Semaphore::new(BACKGROUND)),
+        }
     }
 }
 
@@ -86,6 +94,16 @@ impl Breaker {
         let place = Arc::clone(&self.places).acquire_owned().await.expect("it is never closed");
         let probe = self.take_probe(now())?;
         Ok(Permit { breaker: self, probe, noted: false, _place: place })
+    }
+
+    /// A place for a refresh that no caller waits for, if one is free.
+    pub(in super::super) fn background_place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.background).try_acquire_owned().ok()
+    }
+
+    /// Waits for such a place.
+    pub(in super::super) async fn next_background_place(&self) -> OwnedSemaphorePermit {
+        Arc::clone(&self.background).acquire_owned().await.expect("it is never closed")
     }
 
     fn check(&self, now: Timestamp) -> Result<(), Stopped> {
@@ -170,7 +188,7 @@ fn open(state: &mut State, error: Option<&ProviderError>, now: Timestamp, wait: 
     }
     // A longer wait that the provider asked for stays.
     let until = now + wait;
-    state.opened = Some((Uptime::now(), wait));
+    state.opened = Some((BootInstant::now(), wait));
     let until = state.open.as_ref().map_or(until, |(_, before)| until.max(*before));
     state.open = Some((error.clone(), until));
 }

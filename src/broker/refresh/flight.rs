@@ -8,15 +8,15 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tracing::Instrument;
 
+use super::super::boot_instant::BootInstant;
 use super::super::lend::reauthorization;
-use super::super::uptime::Uptime;
 use super::breaker::{Permit, Stopped};
 use super::settle::Attempt;
 use super::{Broker, BrokerError, last_failure, refusal};
 use crate::domain::grant::{Grant, GrantState};
 use crate::domain::id::Id;
 use crate::domain::name::Name;
-use crate::domain::provider::Server;
+use crate::domain::provider::{Provider, Server};
 use crate::domain::time::Timestamp;
 use crate::provider::ProviderError;
 use crate::provider::http::{InTime, TIMEOUT};
@@ -154,7 +154,7 @@ impl Drop for Flying<'_> {
 /// A lease, or what another replica has made of the grant.
 enum Claim {
     /// With the time from before it was claimed.
-    Mine(Lease, Uptime),
+    Mine(Lease, BootInstant),
     Done(Box<Held>),
     /// Another replica has the lease.
     Anothers,
@@ -173,7 +173,7 @@ impl Broker {
             .unwrap_or_else(|_| Err(ProviderError::NotSent("the issuer is slow".to_owned())))
             .map_err(|error| BrokerError::from_provider(name, &error))?;
         let breaker = self.breakers.get(name).ok_or(BrokerError::Internal)?;
-        let began = Uptime::now();
+        let began = BootInstant::now();
         let ends = tokio::time::Instant::now() + PATIENCE;
         loop {
             let mut permit = breaker.admit(|| now + began.elapsed()).await.map_err(|stopped| {
@@ -184,7 +184,7 @@ impl Broker {
             if self.draining.is_cancelled() {
                 return Err(BrokerError::Overloaded);
             }
-            match self.claim(&grant).await? {
+            match self.claim(&grant, provider).await? {
                 Claim::Mine(lease, claimed) => {
                     self.metrics.lease_wait(name, began.elapsed());
                     return self.send(grant, &server, lease, claimed, &mut permit).await;
@@ -209,9 +209,9 @@ impl Broker {
     }
 
     /// Claims the lease, or tells what another replica does or has done.
-    async fn claim(&self, grant: &Grant) -> Result<Claim, BrokerError> {
-        let began = Uptime::now();
-        if let Some(lease) = self.storage.claim_refresh(grant, self.is_settled()).await? {
+    async fn claim(&self, grant: &Grant, provider: &Provider) -> Result<Claim, BrokerError> {
+        let began = BootInstant::now();
+        if let Some(lease) = self.storage.claim_refresh(grant, self.takeover(provider)).await? {
             return Ok(Claim::Mine(lease, began));
         }
         let held = self.held(&grant.key).await?;
@@ -229,7 +229,7 @@ impl Broker {
         grant: Grant,
         server: &Server,
         mut lease: Lease,
-        began: Uptime,
+        began: BootInstant,
         permit: &mut Permit<'_>,
     ) -> Outcome {
         let stays = lease.intent_was_open;
@@ -242,7 +242,7 @@ impl Broker {
             self.storage.release(&grant, lease.owner, stays, None, "too late to send").await?;
             return Err(BrokerError::Overloaded);
         }
-        let sent = Uptime::now();
+        let sent = BootInstant::now();
         let http = self.providers.http();
         let mut answer = http.refresh(server, &refresh_token, in_time(began)).await;
         if let Err(error) = &answer
@@ -253,7 +253,7 @@ impl Broker {
             // token still works; without any, there is nothing left to be lost.
             tracing::warn!(%error, "refresh failed; trying once more");
             lease.intent_was_open |= error.is_ambiguous();
-            let began = Uptime::now();
+            let began = BootInstant::now();
             if self.storage.renew_lease(&grant, lease.owner).await.unwrap_or(false)
                 && began.elapsed() <= LATEST_START
             {
@@ -289,7 +289,7 @@ pub(super) fn done_elsewhere(before: &Grant, now: &Held) -> Option<Result<(), Br
 
 /// Whether a lease that counts from `began` leaves the time for an answer: seen when the connection
 /// stands.
-pub(super) fn in_time(began: Uptime) -> InTime {
+pub(super) fn in_time(began: BootInstant) -> InTime {
     Arc::new(move || began.elapsed() <= LATEST_START + CONNECTING)
 }
 

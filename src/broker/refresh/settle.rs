@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use super::super::boot_instant::BootInstant;
 use super::super::lend::reauthorization;
-use super::super::uptime::Uptime;
 use super::flight::{LATEST_START, done_elsewhere, in_time};
 use super::{Broker, BrokerError};
 use crate::domain::grant::{Grant, GrantState};
@@ -27,6 +27,9 @@ const REAUTHORIZATION: &str = "reauthorization_required";
 /// What is written down where an ID token was another user's.
 const ANOTHER_USER: &str = "another_user";
 
+/// What is recorded where the database refuses tokens for what they are, such as a NUL byte in a text.
+const UNSTORABLE: &str = "tokens_refused_by_the_database";
+
 /// What was sent for which grant, under which lease.
 #[derive(Clone, Copy)]
 pub(super) struct Attempt<'a> {
@@ -34,7 +37,7 @@ pub(super) struct Attempt<'a> {
     pub(super) server: &'a Server,
     pub(super) lease: &'a Lease,
     /// When it was sent first.
-    pub(super) sent: Uptime,
+    pub(super) sent: BootInstant,
 }
 
 impl Attempt<'_> {
@@ -56,9 +59,13 @@ impl Broker {
         answer: Result<RawAnswer, ProviderError>,
     ) -> Result<Held, BrokerError> {
         match self.read_answer(attempt, answer).await? {
-            Read::Tokens(tokens) => self.commit(attempt.grant, attempt.server, &tokens).await,
+            Read::Tokens(tokens, answer) => {
+                self.commit(attempt.grant, attempt.server, &tokens, &answer).await
+            }
             Read::DeadRefreshToken => self.refused(attempt).await,
-            Read::AnotherUser(answer) => self.commit_foreign(attempt.grant, &answer).await,
+            Read::AnotherUser(answer) => {
+                self.commit_flagged(attempt.grant, &answer, None, ANOTHER_USER).await
+            }
         }
     }
 
@@ -94,7 +101,7 @@ impl Broker {
                     None => {}
                 }
                 never_widened(&mut tokens, grant);
-                Ok(Read::Tokens(tokens))
+                Ok(Read::Tokens(tokens, answer))
             }
             Err(Unusable { error: Some(error), refresh_token: None, .. }) => {
                 if error.is_invalid_grant() {
@@ -113,13 +120,22 @@ impl Broker {
         grant: &Grant,
         server: &Server,
         tokens: &TokenSet,
+        answer: &RawAnswer,
     ) -> Result<Held, BrokerError> {
         let disposal = self.disposal(&server.name);
         let committed = self
             .until_stored("a refreshed token", || {
                 self.storage.commit_refresh(grant, tokens, &disposal)
             })
-            .await?;
+            .await;
+        let committed = match committed {
+            Ok(committed) => committed,
+            Err(error) => {
+                tracing::error!(%error, "the database refuses the tokens; kept sealed, and flagged");
+                let token = tokens.refresh_token.as_ref();
+                return self.commit_flagged(grant, answer, token, UNSTORABLE).await;
+            }
+        };
         self.cache.forget(grant.key.hash());
         let outcome = match committed {
             Committed::Stored => {
@@ -163,12 +179,19 @@ impl Broker {
         Ok(BrokerError::from_provider(&server.name, &error))
     }
 
-    /// Keeps, sealed, what is somebody else's (OpenID Connect Core section 12.2), and flags the
-    /// grant. Where a sibling has refreshed it meanwhile, that edition is the caller's.
-    async fn commit_foreign(&self, grant: &Grant, answer: &RawAnswer) -> Result<Held, BrokerError> {
+    /// Keeps an answer sealed that is another user's (OpenID Connect Core section 12.2) or cannot be
+    /// stored as it was read, and flags the grant. Where a sibling has refreshed it meanwhile, that
+    /// version is the caller's.
+    async fn commit_flagged(
+        &self,
+        grant: &Grant,
+        answer: &RawAnswer,
+        refresh_token: Option<&SecretString>,
+        reason: &'static str,
+    ) -> Result<Held, BrokerError> {
         let flagged = self
-            .until_stored("another user's tokens", || {
-                self.storage.commit_foreign(grant, answer, ANOTHER_USER)
+            .until_stored("a sealed answer", || {
+                self.storage.commit_flagged(grant, answer, refresh_token, reason)
             })
             .await?;
         self.cache.forget(grant.key.hash());
@@ -220,7 +243,7 @@ impl Broker {
         if let Some(outcome) = done_elsewhere(grant, &held) {
             return outcome.map(|()| held);
         }
-        let began = Uptime::now();
+        let began = BootInstant::now();
         if let Some(fallback) = &lease.fallback
             && self.storage.renew_lease(grant, lease.owner).await?
             && began.elapsed() <= LATEST_START
@@ -247,18 +270,20 @@ impl Broker {
         &self,
         attempt: &Attempt<'_>,
         fallback: &SecretString,
-        began: Uptime,
+        began: BootInstant,
     ) -> Result<Option<Held>, BrokerError> {
         let Attempt { grant, server, .. } = *attempt;
         let answer = self.providers.http().refresh(server, fallback, in_time(began)).await;
         match self.read_answer(attempt, answer).await? {
-            Read::Tokens(mut tokens) => {
+            Read::Tokens(mut tokens, answer) => {
                 // A provider that does not rotate returns none: then the fallback is the one.
                 tokens.refresh_token.get_or_insert_with(|| fallback.clone());
-                self.commit(grant, server, &tokens).await.map(Some)
+                self.commit(grant, server, &tokens, &answer).await.map(Some)
             }
             Read::DeadRefreshToken => Ok(None),
-            Read::AnotherUser(answer) => self.commit_foreign(grant, &answer).await.map(Some),
+            Read::AnotherUser(answer) => {
+                self.commit_flagged(grant, &answer, None, ANOTHER_USER).await.map(Some)
+            }
         }
     }
 
@@ -276,7 +301,8 @@ impl Broker {
 }
 
 enum Read {
-    Tokens(TokenSet),
+    /// With the answer as it came.
+    Tokens(TokenSet, RawAnswer),
     DeadRefreshToken,
     /// With the answer as it came.
     AnotherUser(RawAnswer),

@@ -9,8 +9,9 @@ use crate::domain::authorization::{Authorization, RETENTION, State};
 use crate::domain::grant::GrantKey;
 use crate::domain::time::{Timestamp, millis};
 use crate::domain::token::DoomedToken;
+use crate::storage::connection::retry_conflicts;
 use crate::storage::entity::authorizations;
-use crate::storage::revocations::{self, Disposal};
+use crate::storage::revocations::Disposal;
 use crate::storage::{Storage, StorageError, Write, rows};
 
 impl Storage {
@@ -24,22 +25,30 @@ impl Storage {
         authorization: &Authorization,
         disposal: &Disposal<'_>,
     ) -> Result<(), StorageError> {
+        retry_conflicts(|| self.cancel_authorization_once(authorization, disposal)).await
+    }
+
+    async fn cancel_authorization_once(
+        &self,
+        authorization: &Authorization,
+        disposal: &Disposal<'_>,
+    ) -> Result<(), StorageError> {
         let write = self.begin().await?;
         let only = in_state(authorization.id, &[PENDING, EXCHANGING, AWAITING]);
-        let tokens = self.cancel_where(&write, only, &authorization.key, disposal).await?;
-        let new = NewRevocations::of(&authorization.key, tokens);
+        let cancelled = self.cancel_where(&write, only, &authorization.key, disposal).await?;
+        let new = NewRevocations::of(&authorization.key, cancelled.tokens);
         self.dispose(&write, new, disposal).await?;
         write.commit().await
     }
 
-    /// Cancels every authorization of a key that is not final, and gives the tokens that awaited
+    /// Cancels every authorization of a key that is not final, and returns the tokens that awaited
     /// confirmation.
     pub(in crate::storage) async fn cancel_all(
         &self,
         write: &Write,
         key: &GrantKey,
         disposal: &Disposal<'_>,
-    ) -> Result<Vec<DoomedToken>, StorageError> {
+    ) -> Result<Cancelled, StorageError> {
         let open =
             of_key(key).add(authorizations::Column::State.is_in([PENDING, EXCHANGING, AWAITING]));
         self.cancel_where(write, open, key, disposal).await
@@ -51,40 +60,58 @@ impl Storage {
         which: Condition,
         key: &GrantKey,
         disposal: &Disposal<'_>,
-    ) -> Result<Vec<DoomedToken>, StorageError> {
+    ) -> Result<Cancelled, StorageError> {
         // The quarantine stays for the statement that returns it, and goes with the next.
-        let cancelled = authorizations::Entity::update_many()
+        let ended = authorizations::Entity::update_many()
             .col_expr(authorizations::Column::State, Expr::value(State::Cancelled.as_str()))
             .col_expr(authorizations::Column::FinishedAt, self.now_expr())
             .col_expr(authorizations::Column::ExpiresAt, self.now_expr().add(millis(RETENTION)))
             .filter(which)
             .exec_with_returning(&**write)
             .await?;
-        let mut doomed = Vec::new();
-        for model in cancelled {
-            doomed.extend(self.purge(write, &model, key, disposal).await?);
+        let mut cancelled = Cancelled { tokens: Vec::new(), unopened: false };
+        for model in ended {
+            match self.purge(write, &model, key, disposal).await? {
+                Some(tokens) => cancelled.tokens.extend(tokens),
+                None => cancelled.unopened = true,
+            }
         }
-        Ok(doomed)
+        Ok(cancelled)
     }
 
-    /// Takes the token answer out of an authorization that has ended, and gives its tokens.
+    /// Takes the token response out of an authorization that has ended, and returns its tokens. Returns
+    /// `None` and leaves the response in its row if it does not open: the sweep tries again before it
+    /// deletes the row.
     pub(super) async fn purge(
         &self,
         write: &Write,
         model: &authorizations::Model,
         key: &GrantKey,
         disposal: &Disposal<'_>,
-    ) -> Result<Vec<DoomedToken>, StorageError> {
-        let Some(sealed) = &model.quarantine else { return Ok(Vec::new()) };
+    ) -> Result<Option<Vec<DoomedToken>>, StorageError> {
+        let Some(sealed) = &model.quarantine else { return Ok(Some(Vec::new())) };
         let row = rows::id(&model.id)?;
         let place = Place { table: AUTHORIZATIONS, column: "quarantine", row, key };
-        let answer = revocations::unless_damaged(self.open_answer(place, sealed))?;
+        let answer = match self.open_answer(place, sealed) {
+            Ok(answer) => answer,
+            Err(error) => {
+                tracing::error!(%error, "a token response cannot be opened; its tokens stay sealed");
+                return Ok(None);
+            }
+        };
         authorizations::Entity::update_many()
             .col_expr(authorizations::Column::Quarantine, Expr::value(Option::<Vec<u8>>::None))
             .filter(authorizations::Column::Id.eq(model.id.clone()))
             .exec(&**write)
             .await?;
         let exchanged_at = Timestamp::from_millis(model.exchanged_at.unwrap_or_default());
-        Ok(answer.map(|answer| (disposal.read)(&answer, exchanged_at)).unwrap_or_default())
+        Ok(Some((disposal.read)(&answer, exchanged_at)))
     }
+}
+
+/// What awaited confirmation in authorizations that were cancelled.
+pub(in crate::storage) struct Cancelled {
+    pub(in crate::storage) tokens: Vec<DoomedToken>,
+    /// Whether there was a token response that does not open.
+    pub(in crate::storage) unopened: bool,
 }

@@ -3,7 +3,7 @@
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 
-use super::{AWAITING, EXCHANGING, NewRevocations, convert, in_state, place};
+use super::{AWAITING, EXCHANGING, NewRevocations, convert, in_state, place, without_quarantine};
 use crate::domain::authorization::{Authorization, Failure, MAX_CONFIRMATION_ATTEMPTS, State};
 use crate::domain::grant::{Grant, Subject};
 use crate::domain::id::Id;
@@ -11,6 +11,7 @@ use crate::domain::identity::Identity;
 use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
 use crate::domain::token::{RawAnswer, TokenSet};
+use crate::storage::connection::retry_conflicts;
 use crate::storage::entity::authorizations;
 use crate::storage::revocations::Disposal;
 use crate::storage::{Storage, StorageError};
@@ -105,13 +106,20 @@ impl Storage {
         identity: &Identity,
         uncount: &[Id],
     ) -> Result<Option<Grant>, StorageError> {
-        match self.try_authorize(authorization, tokens, identity, uncount).await {
+        let stored =
+            retry_conflicts(|| self.try_authorize(authorization, tokens, identity, uncount));
+        let stored = match stored.await {
             // Two first authorizations of one key: the loser finds the winner's row next time.
             Err(error) if error.is_unique_violation() => {
-                self.try_authorize(authorization, tokens, identity, uncount).await
+                retry_conflicts(|| self.try_authorize(authorization, tokens, identity, uncount))
+                    .await
             }
             done => done,
+        }?;
+        if stored.as_ref().is_some_and(|grant| grant.version.generation > 1) {
+            self.notify_change(&authorization.key).await;
         }
+        Ok(stored)
     }
 
     async fn try_authorize(
@@ -122,8 +130,7 @@ impl Storage {
         uncount: &[Id],
     ) -> Result<Option<Grant>, StorageError> {
         let write = self.begin().await?;
-        let ended = self
-            .ending(&State::Authorized)
+        let ended = without_quarantine(self.ending(&State::Authorized))
             .filter(in_state(authorization.id, &[AWAITING, EXCHANGING]))
             .filter(Expr::col(authorizations::Column::ExpiresAt).gt(self.now_expr()))
             .exec(&*write)
@@ -133,9 +140,6 @@ impl Storage {
         }
         self.drop_revocations(&write, &authorization.key).await?;
         let grant = self.install(&write, &authorization.key, tokens, identity).await?;
-        if grant.version.generation > 1 {
-            self.tell_change(&write, &authorization.key).await?;
-        }
         if !uncount.is_empty() {
             authorizations::Entity::update_many()
                 .col_expr(
@@ -165,10 +169,18 @@ impl Storage {
         failure: Failure,
         disposal: &Disposal<'_>,
     ) -> Result<(), StorageError> {
+        retry_conflicts(|| self.fail_confirmation_once(awaiting, failure.clone(), disposal)).await
+    }
+
+    async fn fail_confirmation_once(
+        &self,
+        awaiting: &Awaiting,
+        failure: Failure,
+        disposal: &Disposal<'_>,
+    ) -> Result<(), StorageError> {
         let authorization = &awaiting.authorization;
         let write = self.begin().await?;
-        let ended = self
-            .ending(&State::Failed(failure))
+        let ended = without_quarantine(self.ending(&State::Failed(failure)))
             .filter(in_state(authorization.id, &[AWAITING]))
             .exec(&*write)
             .await?;

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use sea_orm::sea_query::{Expr, ExprTrait};
-use sea_orm::{ActiveModelTrait, ActiveValue::Set, EntityTrait, QueryFilter};
+use sea_orm::{ActiveValue::Set, EntityTrait, QueryFilter, TryInsertResult};
 
-use super::{AWAITING, EXCHANGING, NewRevocations, PENDING, in_state, place};
+use super::{AWAITING, EXCHANGING, NewRevocations, PENDING, in_state, place, without_quarantine};
 use crate::domain::authorization::{
     Authorization, EXCHANGE_LIMIT, Failure, MAX_REFUSED_CODES, REDIRECT_GRACE, State,
 };
@@ -14,6 +14,7 @@ use crate::domain::id::Id;
 use crate::domain::identity::Identity;
 use crate::domain::time::{Timestamp, millis};
 use crate::domain::token::RawAnswer;
+use crate::storage::connection::retry_conflicts;
 use crate::storage::entity::{authorization_attempts, authorizations};
 use crate::storage::revocations::Disposal;
 use crate::storage::{Storage, StorageError, Write};
@@ -48,6 +49,10 @@ impl Storage {
     ///
     /// [`StorageError`]; then the redirect must not be used.
     pub async fn use_attempt(&self, id: Id, salt: &[u8]) -> Result<bool, StorageError> {
+        retry_conflicts(|| self.use_attempt_once(id, salt)).await
+    }
+
+    async fn use_attempt_once(&self, id: Id, salt: &[u8]) -> Result<bool, StorageError> {
         let write = self.begin().await?;
         let first = self.insert_attempt(&write, id, salt).await?;
         if first {
@@ -64,6 +69,10 @@ impl Storage {
     ///
     /// [`StorageError`]; then the code must not be sent.
     pub async fn begin_exchange(&self, id: Id, salt: &[u8]) -> Result<Begun, StorageError> {
+        retry_conflicts(|| self.begin_exchange_once(id, salt)).await
+    }
+
+    async fn begin_exchange_once(&self, id: Id, salt: &[u8]) -> Result<Begun, StorageError> {
         let write = self.begin().await?;
         if !self.insert_attempt(&write, id, salt).await? {
             return Ok(Begun::Before);
@@ -82,7 +91,7 @@ impl Storage {
         Ok(exchanged_at.map_or(Begun::Closed, |at| Begun::Now(Timestamp::from_millis(at))))
     }
 
-    /// False where the attempt is there already; the transaction is then of no more use.
+    /// Returns `false` if the attempt is there already.
     async fn insert_attempt(
         &self,
         write: &Write,
@@ -90,19 +99,17 @@ impl Storage {
         salt: &[u8],
     ) -> Result<bool, StorageError> {
         let now = self.now_on(write).await?;
-        let inserted = authorization_attempts::ActiveModel {
-            authorization_id: Set(id.as_bytes().to_vec()),
-            salt: Set(salt.to_vec()),
-            used_at: Set(now.millis()),
-        }
-        .insert(&**write)
-        .await
-        .map_err(StorageError::from);
-        match inserted {
-            Ok(_) => Ok(true),
-            Err(error) if error.is_unique_violation() => Ok(false),
-            Err(error) => Err(error),
-        }
+        let inserted =
+            authorization_attempts::Entity::insert(authorization_attempts::ActiveModel {
+                authorization_id: Set(id.as_bytes().to_vec()),
+                salt: Set(salt.to_vec()),
+                used_at: Set(now.millis()),
+            })
+            // Not an error, which would end the transaction.
+            .on_conflict_do_nothing()
+            .exec_without_returning(&**write)
+            .await?;
+        Ok(matches!(inserted, TryInsertResult::Inserted(1..)))
     }
 
     /// Disposes of an answer that cannot be used, or that nobody waits for any more, and ends its
@@ -112,6 +119,20 @@ impl Storage {
     ///
     /// [`StorageError`]; then the answer is still to be disposed of.
     pub async fn discard_answer(
+        &self,
+        authorization: &Authorization,
+        answer: &RawAnswer,
+        exchanged_at: Timestamp,
+        end: &State,
+        disposal: &Disposal<'_>,
+    ) -> Result<(), StorageError> {
+        retry_conflicts(|| {
+            self.discard_answer_once(authorization, answer, exchanged_at, end, disposal)
+        })
+        .await
+    }
+
+    async fn discard_answer_once(
         &self,
         authorization: &Authorization,
         answer: &RawAnswer,
@@ -133,7 +154,10 @@ impl Storage {
         end: &State,
         disposal: &Disposal<'_>,
     ) -> Result<(), StorageError> {
-        self.ending(end).filter(in_state(authorization.id, &[EXCHANGING])).exec(&**write).await?;
+        without_quarantine(self.ending(end))
+            .filter(in_state(authorization.id, &[EXCHANGING]))
+            .exec(&**write)
+            .await?;
         let tokens = (disposal.read)(answer, exchanged_at);
         self.dispose(write, NewRevocations::of(&authorization.key, tokens), disposal).await?;
         Ok(())
@@ -145,6 +169,10 @@ impl Storage {
     ///
     /// [`StorageError`].
     pub async fn refuse_code(&self, id: Id, failure: &Failure) -> Result<(), StorageError> {
+        retry_conflicts(|| self.refuse_code_once(id, failure)).await
+    }
+
+    async fn refuse_code_once(&self, id: Id, failure: &Failure) -> Result<(), StorageError> {
         let write = self.begin().await?;
         let refused = authorizations::Entity::update_many()
             .col_expr(authorizations::Column::State, Expr::value(PENDING))
@@ -198,6 +226,20 @@ impl Storage {
     ///
     /// [`StorageError`]; then the answer is still to be stored.
     pub async fn quarantine(
+        &self,
+        authorization: &Authorization,
+        answered: Answered<'_>,
+        code_hash: &[u8],
+        confirmation_ttl: Duration,
+        disposal: &Disposal<'_>,
+    ) -> Result<bool, StorageError> {
+        retry_conflicts(|| {
+            self.quarantine_once(authorization, answered, code_hash, confirmation_ttl, disposal)
+        })
+        .await
+    }
+
+    async fn quarantine_once(
         &self,
         authorization: &Authorization,
         answered: Answered<'_>,

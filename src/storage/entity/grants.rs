@@ -35,6 +35,8 @@ pub struct Model {
     pub refresh_expires_at: Option<i64>,
     pub lease_owner: Option<Vec<u8>>,
     pub lease_until: Option<i64>,
+    /// The process that holds or held the lease. `None` also if a version without heartbeats claimed it.
+    pub lease_replica: Option<Vec<u8>>,
     /// Since when a refresh token may have been sent without its answer being stored.
     pub intent_at: Option<i64>,
     pub failures: i64,

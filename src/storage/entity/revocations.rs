@@ -23,6 +23,11 @@ pub struct Model {
     pub claimed_until: Option<i64>,
     pub expires_at: i64,
     pub last_error: Option<String>,
+    /// The table, column and row that `token` is sealed for, if not this row: it was moved here unopened,
+    /// because no key of this process opens it.
+    pub sealed_table: Option<String>,
+    pub sealed_column: Option<String>,
+    pub sealed_row: Option<Vec<u8>>,
 }
 
 impl ActiveModelBehavior for ActiveModel {}

@@ -13,6 +13,7 @@ use super::{
 use crate::domain::grant::Grant;
 use crate::domain::time::{Timestamp, millis};
 use crate::domain::token::{AccessToken, DoomedToken, RawAnswer, TokenKind, TokenSet};
+use crate::storage::connection::retry_conflicts;
 use crate::storage::entity::{access_tokens, grants};
 use crate::storage::revocations::{Disposal, NewRevocations};
 use crate::storage::{Storage, StorageError, Write};
@@ -41,6 +42,15 @@ impl Storage {
     ///
     /// [`StorageError`]; then the answer is still to be stored.
     pub async fn commit_refresh(
+        &self,
+        grant: &Grant,
+        tokens: &TokenSet,
+        disposal: &Disposal<'_>,
+    ) -> Result<Committed, StorageError> {
+        retry_conflicts(|| self.commit_refresh_once(grant, tokens, disposal)).await
+    }
+
+    async fn commit_refresh_once(
         &self,
         grant: &Grant,
         tokens: &TokenSet,
@@ -116,6 +126,21 @@ impl Storage {
         reason: &str,
         disposal: &Disposal<'_>,
     ) -> Result<Committed, StorageError> {
+        retry_conflicts(|| {
+            self.commit_partial_once(grant, answer, refresh_token, wait, reason, disposal)
+        })
+        .await
+    }
+
+    async fn commit_partial_once(
+        &self,
+        grant: &Grant,
+        answer: &RawAnswer,
+        refresh_token: Option<&SecretString>,
+        wait: Duration,
+        reason: &str,
+        disposal: &Disposal<'_>,
+    ) -> Result<Committed, StorageError> {
         let write = self.begin().await?;
         let sealed = self.seal_answer(place(grant, LAST_ANSWER), answer);
         let stored = self
@@ -147,23 +172,24 @@ impl Storage {
         Ok(outcome)
     }
 
-    /// Keeps an answer that is another user's: sealed, as it came, never to be used or sent anywhere.
-    /// The grant is flagged, and its own tokens stay. False where the grant is another edition by now,
-    /// which the answer has nothing to do with.
+    /// Keeps an answer that must not be used (another user's), or that the database refuses as it was
+    /// read: sealed, as it came. The grant is flagged. Its tokens stay, but for the refresh token where
+    /// there is a new one. Returns `false` if the grant has another version by now.
     ///
     /// # Errors
     ///
     /// [`StorageError`]; then the answer is still to be stored.
-    pub async fn commit_foreign(
+    pub async fn commit_flagged(
         &self,
         grant: &Grant,
         answer: &RawAnswer,
+        refresh_token: Option<&SecretString>,
         reason: &str,
     ) -> Result<bool, StorageError> {
         let sealed = self.seal_answer(place(grant, LAST_ANSWER), answer);
         let _turn = self.turn().await;
         let stored = self
-            .commit_columns(grant, None, false)
+            .commit_columns(grant, refresh_token, false)
             .col_expr(grants::Column::State, Expr::value(REAUTHORIZATION_REQUIRED))
             .col_expr(grants::Column::NextRefreshAt, Expr::value(Option::<i64>::None))
             .col_expr(grants::Column::LastAnswer, Expr::value(sealed))

@@ -65,15 +65,14 @@ impl Storage {
             select = select.filter(any);
         }
         if let Some(after) = &filter.after {
-            let (subject, provider) = (after.subject.as_str(), after.provider.as_str());
-            let later_account =
-                Condition::all().add(Provider.eq(provider)).add(Account.gt(after.account.as_str()));
-            let later_at_subject = Condition::any().add(Provider.gt(provider)).add(later_account);
-            select = select.filter(
-                Condition::any()
-                    .add(Subject.gt(subject))
-                    .add(Condition::all().add(Subject.eq(subject)).add(later_at_subject)),
-            );
+            // A comparison of rows, by which both databases search the index from that place on.
+            let place = [Expr::col(Subject), Expr::col(Provider), Expr::col(Account)];
+            let after = [
+                Expr::value(after.subject.as_str()),
+                Expr::value(after.provider.as_str()),
+                Expr::value(after.account.as_str()),
+            ];
+            select = select.filter(Expr::tuple(place).gt(Expr::tuple(after)));
         }
         let models = select
             .order_by_asc(Subject)
@@ -98,13 +97,48 @@ impl Storage {
     }
 }
 
-/// `SUBSTR` compares characters as they are, where `LIKE` has wild cards and ignores case.
-fn starts_with(prefix: &str) -> Expr {
+/// Selects subjects by a range of the index, which is ordered by bytes; and by `SUBSTR`, which compares
+/// characters as they are, where `LIKE` has wild cards and ignores case.
+fn starts_with(prefix: &str) -> Condition {
     let characters = i32::try_from(prefix.chars().count()).unwrap_or(i32::MAX);
-    Expr::expr(Func::cust("SUBSTR").args([
+    let exact = Expr::expr(Func::cust("SUBSTR").args([
         Expr::col(grants::Column::Subject),
         Expr::value(1),
         Expr::value(characters),
     ]))
-    .eq(prefix)
+    .eq(prefix);
+    let range = Condition::all().add(grants::Column::Subject.gte(prefix)).add(exact);
+    match successor(prefix) {
+        Some(end) => range.add(grants::Column::Subject.lt(end)),
+        None => range,
+    }
+}
+
+/// The least text that comes after everything that starts with `prefix`, in the order of bytes. `None`
+/// if there is none.
+fn successor(prefix: &str) -> Option<String> {
+    let mut characters: Vec<char> = prefix.chars().collect();
+    while let Some(last) = characters.pop() {
+        // The gap of the surrogates is no scalar value.
+        let next = (u32::from(last) + 1..=u32::from(char::MAX)).find_map(char::from_u32);
+        if let Some(next) = next {
+            characters.push(next);
+            return Some(characters.into_iter().collect());
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::successor;
+
+    #[test]
+    fn what_comes_after_a_prefix() {
+        assert_eq!(successor("acme/").as_deref(), Some("acme0"));
+        assert_eq!(successor("a\u{d7ff}").as_deref(), Some("a\u{e000}"));
+        assert_eq!(successor("a\u{10ffff}").as_deref(), Some("b"));
+        assert_eq!(successor("\u{10ffff}"), None);
+        assert_eq!(successor(""), None);
+    }
 }

@@ -33,10 +33,26 @@ pub struct Lease {
     pub intent_was_open: bool,
 }
 
+/// How far the database's clock may be from where a process expects it before a lease counts as not
+/// ended: a step forward makes living leases look as if they had.
+pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
+
+/// The terms on which a refresh may be claimed whose outcome is unknown, because its holder has not
+/// stored one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Takeover {
+    /// The time that the database's clock should show. `None` leaves that unchecked.
+    pub expected_now: Option<Timestamp>,
+    /// How long after its last heartbeat a holder may still have the provider's response and be unable
+    /// to store it. `None` if the provider accepts a refresh token again within its grace, so that
+    /// nothing is lost by a repeat.
+    pub holder_timeout: Option<Duration>,
+}
+
 impl Storage {
-    /// Claims a refresh, and writes down that a refresh token may be sent from now on, in one
-    /// statement. Absent where the grant is another edition by now, is leased, or is not active; and,
-    /// without `with_open_intent`, where an answer may still be on its way into storage.
+    /// Claims a refresh and records that a refresh token may be sent from now on, in one statement.
+    /// Returns `None` if the grant has another version by now, is leased or is not active. Without a
+    /// `takeover` also if the outcome of an earlier refresh is unknown.
     ///
     /// # Errors
     ///
@@ -44,30 +60,28 @@ impl Storage {
     pub async fn claim_refresh(
         &self,
         grant: &Grant,
-        with_open_intent: bool,
+        takeover: Option<Takeover>,
     ) -> Result<Option<Lease>, StorageError> {
         let owner = self.random.id();
         let now = self.now_expr();
         let _turn = self.turn().await;
-        let intent = match with_open_intent {
-            true => Condition::all(),
-            false => Condition::all().add(grants::Column::IntentAt.is_null()),
+        let unclaimed = Condition::any().add(grants::Column::IntentAt.is_null());
+        let unclaimed = match takeover {
+            None => unclaimed,
+            Some(takeover) => unclaimed.add(self.abandoned(takeover)),
         };
         let claimed = grants::Entity::update_many()
             .col_expr(grants::Column::LeaseOwner, Expr::value(owner.as_bytes().to_vec()))
             .col_expr(grants::Column::LeaseUntil, now.clone().add(millis(LEASE)))
+            .col_expr(grants::Column::LeaseReplica, Expr::value(self.replica.as_bytes().to_vec()))
             .col_expr(
                 grants::Column::IntentAt,
                 Expr::col(grants::Column::IntentAt).if_null(now.clone()),
             )
             .filter(of_version(grant.id, grant.version))
-            .filter(intent)
+            .filter(unclaimed)
             .filter(grants::Column::State.eq(ACTIVE))
-            .filter(
-                Condition::any()
-                    .add(grants::Column::LeaseUntil.is_null())
-                    .add(Expr::col(grants::Column::LeaseUntil).lt(now.clone())),
-            )
+            .filter(self.lease_ended())
             .filter(
                 Condition::any()
                     .add(grants::Column::NextAttemptAt.is_null())
@@ -214,6 +228,45 @@ impl Storage {
             .exec(&self.db)
             .await?;
         Ok(flagged.rows_affected > 0)
+    }
+}
+
+impl Storage {
+    /// Selects grants that nobody has a lease on. A lease that ends later than a new one would was
+    /// written before the clock was set back.
+    pub(in crate::storage) fn lease_ended(&self) -> Condition {
+        let column = || Expr::col(grants::Column::LeaseUntil);
+        Condition::any()
+            .add(column().is_null())
+            .add(column().lt(self.now_once()))
+            .add(column().gt(self.now_once().add(millis(LEASE + CLOCK_TOLERANCE))))
+    }
+
+    /// Selects grants whose holder cannot store an outcome any more, on these terms.
+    pub(in crate::storage) fn abandoned(&self, takeover: Takeover) -> Condition {
+        let mut terms = Condition::all();
+        if let Some(expected) = takeover.expected_now {
+            let tolerance = millis(CLOCK_TOLERANCE);
+            terms = terms
+                .add(self.now_once().gte(expected.millis() - tolerance))
+                .add(self.now_once().lte(expected.millis() + tolerance));
+        }
+        let Some(timeout) = takeover.holder_timeout else { return terms };
+        let nobody_told = Condition::all()
+            .add(grants::Column::LeaseReplica.is_null())
+            .add(Expr::col(grants::Column::LeaseUntil).lt(self.now_once().sub(millis(timeout))));
+        let silent = Condition::all()
+            .add(grants::Column::LeaseReplica.is_not_null())
+            .add(Expr::not_exists(self.living_holder(timeout)));
+        terms.add(
+            Condition::any()
+                // Given back: its holder knew that it had no response.
+                .add(grants::Column::LeaseOwner.is_null())
+                .add(grants::Column::LeaseReplica.eq(self.replica.as_bytes().to_vec()))
+                .add(silent)
+                // Claimed by a version without heartbeats.
+                .add(nobody_told),
+        )
     }
 }
 

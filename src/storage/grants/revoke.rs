@@ -7,9 +7,10 @@ use crate::crypto::sealed::Place;
 use crate::domain::grant::GrantKey;
 use crate::domain::time::Timestamp;
 use crate::domain::token::{DoomedToken, TokenKind};
+use crate::storage::connection::retry_conflicts;
 use crate::storage::entity::{access_tokens, grants};
 use crate::storage::revocations::{
-    Disposal, FirstAttempt, NewRevocations, Revocation, unless_damaged,
+    Disposal, FirstAttempt, NewRevocations, Revocation, UnopenedToken,
 };
 use crate::storage::{Storage, StorageError, Write, rows};
 
@@ -20,6 +21,8 @@ pub struct Revoked {
     pub found: bool,
     /// Whether a refresh may be under way, which may yet mint another token.
     pub intent_open: bool,
+    /// Whether tokens wait in the database for a key that opens them.
+    pub unopened: bool,
     /// The outbox entries, claimed for the caller to try at once.
     pub revocations: Vec<Revocation>,
 }
@@ -36,60 +39,68 @@ impl Storage {
         key: &GrantKey,
         disposal: &Disposal<'_>,
     ) -> Result<Revoked, StorageError> {
+        let revoked = retry_conflicts(|| self.revoke_once(key, disposal)).await?;
+        if revoked.found {
+            self.notify_change(key).await;
+        }
+        Ok(revoked)
+    }
+
+    async fn revoke_once(
+        &self,
+        key: &GrantKey,
+        disposal: &Disposal<'_>,
+    ) -> Result<Revoked, StorageError> {
         let write = self.begin().await?;
         // The authorizations first: a confirmation under way holds its row until it has stored its
         // grant, which the next statement then sees.
-        let mut doomed = self.cancel_all(&write, key, disposal).await?;
-        let mut found = !doomed.is_empty();
+        let cancelled = self.cancel_all(&write, key, disposal).await?;
+        let mut found = !cancelled.tokens.is_empty() || cancelled.unopened;
         let mut identity = String::new();
         let mut intent_open = false;
+        let mut doomed = Doomed { opened: cancelled.tokens, unopened: Vec::new() };
         let deleted =
             grants::Entity::delete_many().filter(of_key(key)).exec_with_returning(&*write).await?;
         for model in deleted {
             found = true;
             intent_open |= model.intent_at.is_some();
             identity.clone_from(&model.identity);
-            doomed.extend(self.doomed_of(&write, &model, key).await?);
+            self.doomed_of(&write, &model, key, &mut doomed).await?;
         }
+        let unopened = disposal.revocable && (cancelled.unopened || !doomed.unopened.is_empty());
         let revocations = self
             .dispose(
                 &write,
                 NewRevocations {
                     key,
                     identity: &identity,
-                    tokens: doomed,
+                    tokens: doomed.opened,
+                    unopened: doomed.unopened,
                     first_attempt: FirstAttempt::Caller,
                 },
                 disposal,
             )
             .await?;
-        if found {
-            self.tell_change(&write, key).await?;
-        }
         write.commit().await?;
-        Ok(Revoked { found, intent_open, revocations })
+        Ok(Revoked { found, intent_open, unopened, revocations })
     }
 
-    /// The tokens of a grant that has just been deleted; its access tokens go with it.
+    /// Adds the tokens of a grant that has just been deleted; its access tokens go with it.
     async fn doomed_of(
         &self,
         write: &Write,
         model: &grants::Model,
         key: &GrantKey,
-    ) -> Result<Vec<DoomedToken>, StorageError> {
+        doomed: &mut Doomed,
+    ) -> Result<(), StorageError> {
         let row = rows::id(&model.id)?;
-        let mut doomed = Vec::new();
         let refresh_expires_at = model.refresh_expires_at.map(Timestamp::from_millis);
         let refresh_tokens =
             [(REFRESH_TOKEN, &model.refresh_token), (FALLBACK, &model.fallback_refresh_token)];
         for (column, sealed) in refresh_tokens {
             let Some(sealed) = sealed else { continue };
             let place = Place { table: GRANTS, column, row, key };
-            doomed.extend(unless_damaged(self.open(place, sealed))?.map(|value| DoomedToken {
-                kind: TokenKind::Refresh,
-                value,
-                expires_at: refresh_expires_at,
-            }));
+            self.doom(doomed, TokenKind::Refresh, place, sealed, refresh_expires_at);
         }
         let access = access_tokens::Entity::delete_many()
             .filter(access_tokens::Column::GrantId.eq(model.id.clone()))
@@ -97,14 +108,40 @@ impl Storage {
             .await?;
         for token in access {
             let place = Place { table: ACCESS_TOKENS, column: "access_token", row, key };
-            doomed.extend(unless_damaged(self.open(place, &token.access_token))?.map(|value| {
-                DoomedToken {
-                    kind: TokenKind::Access,
-                    value,
-                    expires_at: token.expires_at.map(Timestamp::from_millis),
-                }
-            }));
+            let expires_at = token.expires_at.map(Timestamp::from_millis);
+            self.doom(doomed, TokenKind::Access, place, &token.access_token, expires_at);
         }
-        Ok(doomed)
+        Ok(())
     }
+
+    /// Opens a token that is to be revoked, or keeps it sealed until a key opens it.
+    fn doom(
+        &self,
+        doomed: &mut Doomed,
+        kind: TokenKind,
+        place: Place<'_>,
+        sealed: &[u8],
+        expires_at: Option<Timestamp>,
+    ) {
+        match self.open(place, sealed) {
+            Ok(value) => doomed.opened.push(DoomedToken { kind, value, expires_at }),
+            Err(error) => {
+                tracing::error!(%error, "a token cannot be opened; its revocation waits for the key");
+                doomed.unopened.push(UnopenedToken {
+                    kind,
+                    sealed: sealed.to_vec(),
+                    table: place.table,
+                    column: place.column,
+                    row: place.row,
+                    expires_at,
+                });
+            }
+        }
+    }
+}
+
+/// The tokens of a revoked grant.
+struct Doomed {
+    opened: Vec<DoomedToken>,
+    unopened: Vec<UnopenedToken>,
 }

@@ -5,59 +5,151 @@ use std::time::Duration;
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
 use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 
-use super::refresh::of_version;
+use super::refresh::{Takeover, of_version};
 use super::{ACTIVE, GRANTS, convert};
 use crate::domain::grant::Grant;
 use crate::domain::id::Id;
 use crate::domain::name::Name;
 use crate::domain::time::{Timestamp, millis};
-use crate::storage::entity::grants;
+use crate::storage::connection::retry_conflicts;
+use crate::storage::entity::{grants, revocations};
 use crate::storage::{Storage, StorageError, rows};
 
 /// How long whoever claimed a grant for a refresh ahead of time has for it. After that, or where the
 /// refresh failed, it is looked at again.
 const LOOK: Duration = Duration::from_secs(60);
 
+/// The providers at which there is work that is due.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DueWork {
+    /// Grants to look at for a refresh ahead of time.
+    pub refreshes: Vec<Name>,
+    /// Tokens to revoke.
+    pub revocations: Vec<Name>,
+}
+
+/// Which refreshes of unknown outcome to find.
+#[derive(Debug, Clone, Copy)]
+pub struct OpenIntents<'a> {
+    /// Providers that accept a refresh token again for a while.
+    pub with_grace: &'a [Name],
+    /// Providers that do not.
+    pub without_grace: &'a [Name],
+    /// See [`Takeover::expected_now`].
+    pub expected_now: Option<Timestamp>,
+    /// See [`Takeover::holder_timeout`].
+    pub holder_timeout: Duration,
+    /// Grants to leave out.
+    pub passed_over: &'a [Id],
+    /// At most this many.
+    pub limit: u64,
+}
+
 impl Storage {
-    /// Up to `limit` grants at these providers of which a refresh token may have been sent without its
-    /// answer being stored, and that nobody refreshes now: the oldest first, without those to be
-    /// passed over.
+    /// Finds grants whose refresh token may have been sent without an outcome being stored, that nobody
+    /// has a lease on, and whose holder cannot store an outcome any more: the oldest first.
     ///
     /// # Errors
     ///
     /// [`StorageError`].
-    pub async fn open_intents(
-        &self,
-        providers: &[Name],
-        passed_over: &[Id],
-        limit: u64,
-    ) -> Result<Vec<Grant>, StorageError> {
+    pub async fn open_intents(&self, wanted: &OpenIntents<'_>) -> Result<Vec<Grant>, StorageError> {
+        let at = |providers: &[Name], holder_timeout| {
+            let takeover = Takeover { expected_now: wanted.expected_now, holder_timeout };
+            Condition::all()
+                .add(grants::Column::Provider.is_in(providers.iter().map(Name::as_str)))
+                .add(self.abandoned(takeover))
+        };
+        let mut providers = Condition::any();
+        if !wanted.with_grace.is_empty() {
+            providers = providers.add(at(wanted.with_grace, None));
+        }
+        if !wanted.without_grace.is_empty() {
+            providers = providers.add(at(wanted.without_grace, Some(wanted.holder_timeout)));
+        }
+        if providers.is_empty() {
+            return Ok(Vec::new());
+        }
+        let passed_over = wanted.passed_over.iter().map(|id| id.as_bytes().to_vec());
         let found = grants::Entity::find()
             .filter(grants::Column::IntentAt.is_not_null())
-            .filter(grants::Column::Provider.is_in(providers.iter().map(Name::as_str)))
-            .filter(
-                grants::Column::Id.is_not_in(passed_over.iter().map(|id| id.as_bytes().to_vec())),
-            )
+            .filter(providers)
+            .filter(grants::Column::Id.is_not_in(passed_over))
             .filter(grants::Column::State.eq(ACTIVE))
-            .filter(self.past_or_absent(grants::Column::LeaseUntil))
+            .filter(self.lease_ended())
             .filter(self.past_or_absent(grants::Column::NextAttemptAt))
             .order_by_asc(grants::Column::IntentAt)
-            .limit(limit)
+            .limit(wanted.limit)
             .all(&self.db)
             .await?;
         Ok(readable(found))
     }
 
-    /// Claims up to `limit` grants that are to be looked at for a refresh ahead of time: nobody else
-    /// gets them for a while.
+    /// Finds out at which of these providers there is work that is due, in one statement.
     ///
     /// # Errors
     ///
     /// [`StorageError`].
-    pub async fn claim_due(&self, limit: u64) -> Result<Vec<Grant>, StorageError> {
+    pub async fn due_work(&self, providers: &[Name]) -> Result<DueWork, StorageError> {
+        use sea_orm::ConnectionTrait;
+
+        let mut due = DueWork::default();
+        if providers.is_empty() {
+            return Ok(due);
+        }
+        let provider = || Expr::col(("configured", "column1"));
+        let mut refreshes = Query::select();
+        refreshes
+            .expr(Expr::value(1))
+            .from(grants::Entity)
+            .and_where(Expr::col((grants::Entity, grants::Column::Provider)).eq(provider()))
+            .and_where(Expr::col(grants::Column::NextRefreshAt).lte(self.now_once()));
+        let mut entries = Query::select();
+        entries
+            .expr(Expr::value(1))
+            .from(revocations::Entity)
+            .and_where(
+                Expr::col((revocations::Entity, revocations::Column::Provider)).eq(provider()),
+            )
+            .and_where(Expr::col(revocations::Column::NextAttemptAt).lte(self.now_once()));
+        let mut select = Query::select();
+        select
+            .expr_as(provider(), "provider")
+            .expr_as(Expr::exists(refreshes.clone()), "refreshes")
+            .expr_as(Expr::exists(entries.clone()), "revocations")
+            .from_values(providers.iter().map(Name::as_str), "configured")
+            .cond_where(Condition::any().add(Expr::exists(refreshes)).add(Expr::exists(entries)));
+        for row in self.db.query_all(&select).await? {
+            let provider: String = row.try_get("", "provider")?;
+            let Ok(provider) = Name::parse(&provider) else { continue };
+            if row.try_get("", "refreshes")? {
+                due.refreshes.push(provider.clone());
+            }
+            if row.try_get("", "revocations")? {
+                due.revocations.push(provider);
+            }
+        }
+        Ok(due)
+    }
+
+    /// Claims up to `limit` grants of a provider that are due for a look, so that no other replica gets
+    /// them for 60 s.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`].
+    pub async fn claim_due(&self, provider: &Name, limit: u64) -> Result<Vec<Grant>, StorageError> {
+        retry_conflicts(|| self.claim_due_once(provider, limit)).await
+    }
+
+    async fn claim_due_once(
+        &self,
+        provider: &Name,
+        limit: u64,
+    ) -> Result<Vec<Grant>, StorageError> {
         let mut ids = Query::select();
         ids.column(grants::Column::Id)
             .from(grants::Entity)
+            .and_where(grants::Column::Provider.eq(provider.as_str()))
             .and_where(Expr::col(grants::Column::NextRefreshAt).lte(self.now_once()))
             .and_where(grants::Column::State.eq(ACTIVE))
             .order_by(grants::Column::NextRefreshAt, sea_orm::Order::Asc)
@@ -72,8 +164,8 @@ impl Storage {
         Ok(readable(claimed))
     }
 
-    /// Has up to `limit` grants of a provider looked at that nobody was to look at before their next
-    /// use. Gives how many there were.
+    /// Makes up to `limit` grants of a provider due for a look that were to be looked at only after
+    /// their next use. Returns how many there were.
     ///
     /// # Errors
     ///

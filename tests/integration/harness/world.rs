@@ -143,6 +143,7 @@ impl World {
                 cache: NO_CACHE,
                 // Nor may a refresh come that the test does not ask for.
                 refresh_ahead: false,
+                replica_timeout: Duration::from_secs(60),
                 limits: CallLimits::default(),
             },
             provider_timeout: Duration::from_secs(10),

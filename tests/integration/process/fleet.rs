@@ -49,6 +49,9 @@ pub fn trials() -> Vec<Trial> {
     all.into_iter().flatten().collect()
 }
 
+/// How long a silent replica may still hold a response.
+const REPLICA_TIMEOUT: &str = "TOKEN_BROKER__DATABASE__REPLICA_TIMEOUT";
+
 /// How many replicas a fleet has.
 const REPLICAS: usize = 3;
 
@@ -103,6 +106,10 @@ impl Fleet {
             variables.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
         let seconds = format!("{}s", grace.as_secs());
         variables.push(("TOKEN_BROKER__PROVIDERS__ACME__REFRESH_GRACE", seconds));
+        // A replica that was killed is not waited for longer than a test can.
+        if !variables.iter().any(|(name, _)| *name == REPLICA_TIMEOUT) {
+            variables.push((REPLICA_TIMEOUT, "1s".to_owned()));
+        }
         let database = Database::connect(&database_url).await.expect("it answers");
         let replicas = (0..REPLICAS).map(|_| None).collect();
         let directory = Arc::default();

@@ -6,9 +6,11 @@ use libtest_mimic::Trial;
 use token_broker::domain::grant::Grant;
 use token_broker::domain::id::Id;
 use token_broker::domain::time::Timestamp;
-use token_broker::storage::LEASE;
+use token_broker::storage::{LEASE, OpenIntents};
 
-use super::backend::{Backend, Store, TOKEN_LIFETIME, at_once, disposal, key, key_at, tokens};
+use super::backend::{
+    Backend, Store, TAKEOVER, TOKEN_LIFETIME, at_once, disposal, key, key_at, tokens,
+};
 use crate::harness::world::name;
 
 pub fn trials<B: Backend>() -> Vec<Trial> {
@@ -28,7 +30,7 @@ pub fn trials<B: Backend>() -> Vec<Trial> {
 const LEAD: Duration = Duration::from_secs(6 * 60);
 
 async fn claimed(store: &Store) -> Vec<Grant> {
-    store.storage.claim_due(100).await.expect("storage")
+    store.storage.claim_due(&name("acme"), 100).await.expect("storage")
 }
 
 async fn note_used(store: &Store, grant: &Grant) {
@@ -62,7 +64,7 @@ async fn shared<B: Backend>() {
     store.advance(TOKEN_LIFETIME);
     let found = at_once(16, |_| {
         let store = store.clone();
-        async move { store.storage.claim_due(10).await.expect("storage") }
+        async move { store.storage.claim_due(&name("acme"), 10).await.expect("storage") }
     })
     .await;
     let mut ids: Vec<_> = found.into_iter().flatten().map(|grant| grant.id).collect();
@@ -91,7 +93,7 @@ async fn used<B: Backend>() {
 }
 
 async fn refresh(store: &Store, grant: &Grant) -> Grant {
-    store.storage.claim_refresh(grant, true).await.expect("storage").expect("a lease");
+    store.storage.claim_refresh(grant, TAKEOVER).await.expect("storage").expect("a lease");
     let tokens = tokens("2", store.now());
     store.storage.commit_refresh(grant, &tokens, &disposal()).await.expect("storage");
     store.held(&grant.key).await.grant
@@ -150,15 +152,25 @@ async fn open<B: Backend>() {
     for (provider, number) in [("down", 1), ("down", 2), ("acme", 3), ("acme", 4)] {
         let key = key_at("helper", provider, &format!("u{number}"), "");
         let grant = store.grant(&key, &number.to_string()).await;
-        store.storage.claim_refresh(&grant, true).await.expect("storage").expect("a lease");
+        store.storage.claim_refresh(&grant, TAKEOVER).await.expect("storage").expect("a lease");
         grants.push(grant);
+        // The oldest is found first.
+        store.advance(Duration::from_millis(1));
     }
     store.advance(LEASE + Duration::from_millis(1));
     let open = |providers: &'static [&'static str], over: Vec<Id>| {
         let store = store.clone();
         async move {
             let names: Vec<_> = providers.iter().map(|provider| name(provider)).collect();
-            let open = store.storage.open_intents(&names, &over, 1).await.expect("storage");
+            let wanted = OpenIntents {
+                with_grace: &names,
+                without_grace: &[],
+                expected_now: None,
+                holder_timeout: Duration::ZERO,
+                passed_over: &over,
+                limit: 1,
+            };
+            let open = store.storage.open_intents(&wanted).await.expect("storage");
             open.into_iter().map(|grant| grant.id).collect::<Vec<_>>()
         }
     };

@@ -21,6 +21,7 @@ use token_broker::domain::token::{AccessToken, RawAnswer, TokenSet};
 use token_broker::provider::response;
 use token_broker::storage::{
     Answered, Begun, Clock, Disposal, Held, NewAuthorization, Revocation, Settings, Storage,
+    Takeover,
 };
 
 use crate::harness::world::{BEGINNING, name};
@@ -138,6 +139,9 @@ pub fn tokens(label: &str, issued_at: Timestamp) -> TokenSet {
 pub fn identity() -> Identity {
     Identity { name: "ada@acme.example".to_owned(), sub: Some("ada".to_owned()) }
 }
+
+/// Whoever held a refresh of unknown outcome before is gone.
+pub const TAKEOVER: Option<Takeover> = Some(Takeover { expected_now: None, holder_timeout: None });
 
 /// The answer that the same tokens come in.
 pub fn answer(label: &str) -> RawAnswer {

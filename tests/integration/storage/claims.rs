@@ -7,7 +7,7 @@ use libtest_mimic::Trial;
 use token_broker::domain::grant::Grant;
 use token_broker::storage::{LEASE, Lease};
 
-use super::backend::{Backend, Store, at_once, disposal, exposed, key, tokens};
+use super::backend::{Backend, Store, TAKEOVER, at_once, disposal, exposed, key, tokens};
 
 pub fn trials<B: Backend>() -> Vec<Trial> {
     vec![
@@ -23,7 +23,7 @@ pub fn trials<B: Backend>() -> Vec<Trial> {
 }
 
 async fn claim(store: &Store, grant: &Grant) -> Option<Lease> {
-    store.storage.claim_refresh(grant, true).await.expect("storage")
+    store.storage.claim_refresh(grant, TAKEOVER).await.expect("storage")
 }
 
 async fn exclusive<B: Backend>() {
@@ -79,7 +79,7 @@ async fn renewed<B: Backend>() {
     assert!(store.storage.renew_lease(&grant, lease.owner).await.expect("storage"));
     store.advance(LEASE);
     assert!(claim(&store, &grant).await.is_none());
-    let other = store.storage.claim_refresh(&store.grant(&key("u2"), "2").await, true).await;
+    let other = store.storage.claim_refresh(&store.grant(&key("u2"), "2").await, TAKEOVER).await;
     let stranger = other.expect("storage").expect("a lease").owner;
     assert!(!store.storage.renew_lease(&grant, stranger).await.expect("storage"));
     store.advance(Duration::from_millis(1));

@@ -7,7 +7,9 @@ use token_broker::domain::grant::{Grant, GrantState, Version};
 use token_broker::domain::token::TokenSet;
 use token_broker::storage::{Committed, LEASE};
 
-use super::backend::{Backend, Store, answer, at_once, disposal, exposed, key, scopes, tokens};
+use super::backend::{
+    Backend, Store, TAKEOVER, answer, at_once, disposal, exposed, key, scopes, tokens,
+};
 
 pub fn trials<B: Backend>() -> Vec<Trial> {
     vec![
@@ -33,7 +35,8 @@ async fn commit(store: &Store, grant: &Grant, tokens: &TokenSet) -> Committed {
 /// The refresh token and the fallback that the next refresh would send.
 async fn to_send(store: &Store, subject: &str) -> (Option<String>, Option<String>) {
     let grant = store.held(&key(subject)).await.grant;
-    let lease = store.storage.claim_refresh(&grant, true).await.expect("storage").expect("a lease");
+    let lease =
+        store.storage.claim_refresh(&grant, TAKEOVER).await.expect("storage").expect("a lease");
     let owned = |token| exposed(token).map(str::to_owned);
     let sent = (owned(lease.refresh_token.as_ref()), owned(lease.fallback.as_ref()));
     store.storage.release(&grant, lease.owner, false, None, "only looked").await.expect("storage");
@@ -47,7 +50,7 @@ fn some(text: &str) -> Option<String> {
 async fn stored<B: Backend>() {
     let store = Store::new::<B>().await;
     let grant = store.grant(&key("u1"), "1").await;
-    store.storage.claim_refresh(&grant, true).await.expect("storage").expect("a lease");
+    store.storage.claim_refresh(&grant, TAKEOVER).await.expect("storage").expect("a lease");
     store.advance(Duration::from_secs(5));
     let mut new = tokens("2", store.now());
     new.access_token.scopes = scopes("email");
@@ -134,10 +137,11 @@ async fn superseded<B: Backend>() {
 async fn late<B: Backend>() {
     let store = Store::new::<B>().await;
     let grant = store.grant(&key("u1"), "1").await;
-    store.storage.claim_refresh(&grant, true).await.expect("storage").expect("a lease");
+    store.storage.claim_refresh(&grant, TAKEOVER).await.expect("storage").expect("a lease");
     store.advance(LEASE * 4);
     // Another replica is at it by now, and finds its edition gone when it comes to commit.
-    let other = store.storage.claim_refresh(&grant, true).await.expect("storage").expect("a lease");
+    let other =
+        store.storage.claim_refresh(&grant, TAKEOVER).await.expect("storage").expect("a lease");
     assert!(matches!(commit(&store, &grant, &tokens("2", store.now())).await, Committed::Stored));
     assert_eq!(store.served(&key("u1")).await, "access-2");
     assert!(!store.held(&key("u1")).await.leased);
@@ -149,7 +153,7 @@ async fn late<B: Backend>() {
 async fn after_flag<B: Backend>() {
     let store = Store::new::<B>().await;
     let grant = store.grant(&key("u1"), "1").await;
-    store.storage.claim_refresh(&grant, true).await.expect("storage").expect("a lease");
+    store.storage.claim_refresh(&grant, TAKEOVER).await.expect("storage").expect("a lease");
     assert!(store.storage.flag(&grant, "rotation_lost").await.expect("storage"));
     let flagged = store.held(&key("u1")).await.grant;
     assert_eq!(flagged.state, GrantState::ReauthorizationRequired);
@@ -161,7 +165,7 @@ async fn after_flag<B: Backend>() {
 async fn orphan<B: Backend>() {
     let store = Store::new::<B>().await;
     let grant = store.grant(&key("u1"), "1").await;
-    store.storage.claim_refresh(&grant, true).await.expect("storage").expect("a lease");
+    store.storage.claim_refresh(&grant, TAKEOVER).await.expect("storage").expect("a lease");
     let revoked = store.storage.revoke(&key("u1"), &disposal()).await.expect("storage");
     assert!(revoked.found && revoked.intent_open);
     for entry in revoked.revocations {
@@ -187,7 +191,7 @@ async fn orphan<B: Backend>() {
 async fn replaced<B: Backend>() {
     let store = Store::new::<B>().await;
     let grant = store.grant(&key("u1"), "1").await;
-    store.storage.claim_refresh(&grant, true).await.expect("storage").expect("a lease");
+    store.storage.claim_refresh(&grant, TAKEOVER).await.expect("storage").expect("a lease");
     let anew = store.grant(&key("u1"), "2").await;
     let orphaned = commit(&store, &grant, &tokens("late", store.now())).await;
     assert!(matches!(orphaned, Committed::Orphaned));
@@ -227,7 +231,7 @@ async fn partial<B: Backend>() {
         let committed = store.storage.commit_partial(grant, &answer, token, wait, "odd", &disposal);
         committed.await.expect("storage")
     };
-    store.storage.claim_refresh(&grant, true).await.expect("storage").expect("a lease");
+    store.storage.claim_refresh(&grant, TAKEOVER).await.expect("storage").expect("a lease");
     assert!(matches!(committed(&grant, Some("refresh-2")).await, Committed::Stored));
     let held = store.held(&key("u1")).await;
     assert_eq!((held.grant.state, held.leased), (GrantState::Active, false));
@@ -279,7 +283,11 @@ async fn foreign<B: Backend>() {
     let store = Store::new::<B>().await;
     let grant = store.grant(&key("u1"), "1").await;
     let commit = async |grant: &Grant, label| {
-        store.storage.commit_foreign(grant, &answer(label), "another_user").await.expect("storage")
+        store
+            .storage
+            .commit_flagged(grant, &answer(label), None, "another_user")
+            .await
+            .expect("storage")
     };
     // A sibling was first: the grant has nothing to do with it, and so it stays.
     assert!(matches!(

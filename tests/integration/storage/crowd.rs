@@ -5,7 +5,7 @@ use token_broker::domain::grant::Version;
 use token_broker::domain::time::Timestamp;
 use token_broker::storage::{Committed, ListFilter, SubjectFilter};
 
-use super::backend::{Backend, Store, at_once, disposal, exposed, key, keyring, tokens};
+use super::backend::{Backend, Store, TAKEOVER, at_once, disposal, exposed, key, keyring, tokens};
 use crate::harness::world::name;
 
 /// How often each of a crowd refreshes.
@@ -25,7 +25,7 @@ async fn live(store: Store, index: usize) {
     let mut grant = store.grant(&key, &format!("{index}-0")).await;
     for round in 1..=ROUNDS {
         let lease =
-            store.storage.claim_refresh(&grant, true).await.expect("storage").expect("a lease");
+            store.storage.claim_refresh(&grant, TAKEOVER).await.expect("storage").expect("a lease");
         let sent = format!("refresh-{index}-{}", round - 1);
         assert_eq!(exposed(lease.refresh_token.as_ref()), Some(sent.as_str()));
         let new = tokens(&format!("{index}-{round}"), store.now());

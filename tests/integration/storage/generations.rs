@@ -7,8 +7,8 @@ use token_broker::domain::grant::{GrantState, Version};
 use token_broker::domain::time::Timestamp;
 
 use super::backend::{
-    Backend, Store, TOKEN_LIFETIME, at_once, disposal, exposed, identity, key, key_at, scopes,
-    tokens,
+    Backend, Store, TAKEOVER, TOKEN_LIFETIME, at_once, disposal, exposed, identity, key, key_at,
+    scopes, tokens,
 };
 
 pub fn trials<B: Backend>() -> Vec<Trial> {
@@ -58,7 +58,7 @@ async fn generations<B: Backend>() {
     assert_eq!(second.created_at, store.now());
     assert_eq!(store.served(&key("u1")).await, "access-2");
     let lease =
-        store.storage.claim_refresh(&second, true).await.expect("storage").expect("a lease");
+        store.storage.claim_refresh(&second, TAKEOVER).await.expect("storage").expect("a lease");
     assert_eq!(exposed(lease.refresh_token.as_ref()), Some("refresh-2"));
     // What was superseded is deleted, not revoked: that could end the new grant.
     assert_eq!(store.doomed().await, 0);
@@ -73,7 +73,8 @@ async fn fresh<B: Backend>() {
     store.storage.commit_refresh(&old, &loser, &disposal()).await.expect("storage");
     store.storage.commit_refresh(&old, &late, &disposal()).await.expect("storage");
     let old = store.held(&key("u1")).await.grant;
-    let lease = store.storage.claim_refresh(&old, true).await.expect("storage").expect("a lease");
+    let lease =
+        store.storage.claim_refresh(&old, TAKEOVER).await.expect("storage").expect("a lease");
     assert_eq!(exposed(lease.fallback.as_ref()), Some("refresh-late"));
     let wait = Some(Duration::from_secs(300));
     store.storage.release(&old, lease.owner, true, wait, "status 500").await.expect("storage");
@@ -81,7 +82,8 @@ async fn fresh<B: Backend>() {
 
     let new = store.grant(&key("u1"), "2").await;
     assert_eq!((new.state, new.failures, new.next_attempt_at), (GrantState::Active, 0, None));
-    let lease = store.storage.claim_refresh(&new, true).await.expect("storage").expect("a lease");
+    let lease =
+        store.storage.claim_refresh(&new, TAKEOVER).await.expect("storage").expect("a lease");
     assert_eq!(exposed(lease.refresh_token.as_ref()), Some("refresh-2"));
     assert!(lease.fallback.is_none());
     assert!(!lease.intent_was_open);
@@ -99,7 +101,8 @@ async fn no_refresh_token<B: Backend>() {
     let grant = stored.expect("a grant");
     // The old generation's refresh token belongs to another consent.
     assert!(!grant.refreshable);
-    let lease = store.storage.claim_refresh(&grant, true).await.expect("storage").expect("a lease");
+    let lease =
+        store.storage.claim_refresh(&grant, TAKEOVER).await.expect("storage").expect("a lease");
     assert!(lease.refresh_token.is_none());
     let held = store.held(&key("u1")).await;
     assert_eq!(held.grant.expires_at, None);

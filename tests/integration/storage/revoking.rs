@@ -8,7 +8,8 @@ use token_broker::domain::token::TokenKind;
 use token_broker::storage::LEASE;
 
 use super::backend::{
-    ACCESS_TOKEN, Backend, Store, at_once, disposal, identity, key, key_at, tokens, values,
+    ACCESS_TOKEN, Backend, Store, TAKEOVER, at_once, disposal, identity, key, key_at, tokens,
+    values,
 };
 
 pub fn trials<B: Backend>() -> Vec<Trial> {
@@ -113,14 +114,15 @@ async fn other_keys<B: Backend>() {
 async fn intent<B: Backend>() {
     let store = Store::new::<B>().await;
     let grant = store.grant(&key("u1"), "1").await;
-    store.storage.claim_refresh(&grant, true).await.expect("storage").expect("a lease");
+    store.storage.claim_refresh(&grant, TAKEOVER).await.expect("storage").expect("a lease");
     // Whoever claimed it may be gone, but not what it may have sent.
     store.advance(LEASE * 10);
     let revoked = store.storage.revoke(&key("u1"), &disposal()).await.expect("storage");
     assert!(revoked.intent_open);
 
     let grant = store.grant(&key("u2"), "2").await;
-    let lease = store.storage.claim_refresh(&grant, true).await.expect("storage").expect("a lease");
+    let lease =
+        store.storage.claim_refresh(&grant, TAKEOVER).await.expect("storage").expect("a lease");
     store.storage.release(&grant, lease.owner, false, None, "not sent").await.expect("storage");
     let revoked = store.storage.revoke(&key("u2"), &disposal()).await.expect("storage");
     assert!(!revoked.intent_open);

@@ -9,8 +9,8 @@ use token_broker::domain::id::Id;
 use token_broker::storage::{Lease, StorageError};
 
 use super::backend::{
-    ACCESS_TOKEN, Backend, Column, DOOMED, FALLBACK, QUARANTINE, REFRESH_TOKEN, Store, answer,
-    at_once, disposal, exposed, key, keyring, tokens,
+    ACCESS_TOKEN, Backend, Column, DOOMED, FALLBACK, QUARANTINE, REFRESH_TOKEN, Store, TAKEOVER,
+    answer, at_once, disposal, exposed, key, keyring, tokens,
 };
 use crate::harness::world::name;
 
@@ -36,7 +36,7 @@ async fn token(store: &Store, subject: &str) -> Result<String, StorageError> {
 }
 
 async fn claim(store: &Store, grant: &Grant) -> Result<Option<Lease>, StorageError> {
-    store.storage.claim_refresh(grant, true).await
+    store.storage.claim_refresh(grant, TAKEOVER).await
 }
 
 fn is_damaged<T>(result: Result<T, StorageError>, table: &str) -> bool {
@@ -200,8 +200,10 @@ async fn way_out<B: Backend>() {
     flip(&store, ACCESS_TOKEN, grant.id).await;
     flip(&store, REFRESH_TOKEN, grant.id).await;
     let revoked = store.storage.revoke(&key("u1"), &disposal()).await.expect("storage");
-    // A user can always be forgotten, even if nothing can be told to the provider.
-    assert!(revoked.found && revoked.revocations.is_empty());
+    // A user can always be forgotten, even if nothing can be told to the provider now. What cannot be
+    // opened is kept until its time is up.
+    assert!(revoked.found && revoked.unopened && revoked.revocations.is_empty());
+    assert_eq!(store.doomed().await, 2);
     assert!(store.storage.find_grant(&key("u1")).await.expect("storage").is_none());
 
     let grant = store.grant(&key("u2"), "2").await;
@@ -254,12 +256,17 @@ async fn unknown_key_revocation<B: Backend>() {
     store.grant(&key("u1"), "1").await;
     let pending = store.begin(&key("u1")).await;
     let other = store.beside(keyring(&[("other", 8)])).await;
-    let revoked = other.storage.revoke(&key("u1"), &disposal()).await;
-    assert!(misses_key(revoked, "grants", "test"));
-    // All or nothing: the tokens would otherwise live on at the provider, unknown to anybody.
-    assert_eq!(token(&store, "u1").await.expect("a token"), "access-1");
-    assert!(store.begin_exchange(pending.id).await.is_some());
-    assert_eq!(store.doomed().await, 0);
+    let revoked = other.storage.revoke(&key("u1"), &disposal()).await.expect("storage");
+    // The user's wish holds at once; the tokens wait, sealed, for a replica that has the key.
+    assert!(revoked.found && revoked.unopened && revoked.revocations.is_empty());
+    assert!(store.storage.find_grant(&key("u1")).await.expect("storage").is_none());
+    assert!(store.begin_exchange(pending.id).await.is_none());
+    assert_eq!(store.doomed().await, 2);
+    assert!(other.due().await.is_empty(), "it cannot open them");
+    assert_eq!(store.doomed().await, 2, "and deletes none");
+    assert_eq!(other.storage.unreadable_counts().unknown_key, 4);
+    store.advance(Duration::from_secs(60 * 60));
+    assert_eq!(store.due().await, ["refresh-1"], "the access token has ended by itself");
 }
 
 async fn rotation<B: Backend>() {

@@ -1,0 +1,123 @@
+//! One poll of the database for all streams of WatchAuthorization, instead of one each.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::Broker;
+use crate::domain::authorization::State;
+use crate::domain::id::Id;
+
+/// How often the watched authorizations are read; jitter of a half is added, so that replicas do not
+/// move in step.
+const POLL: Duration = Duration::from_millis(250);
+
+/// How many are read by one statement.
+const AT_ONCE: usize = 500;
+
+/// The authorizations that are watched in this process.
+#[derive(Debug, Default)]
+pub(super) struct Watchers(Mutex<Watched>);
+
+#[derive(Debug, Default)]
+struct Watched {
+    authorizations: HashMap<Id, watch::Sender<Option<Seen>>>,
+    is_polled: bool,
+}
+
+/// What the last poll saw of an authorization.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Seen {
+    State(State),
+    /// It is not there any more.
+    Gone,
+    /// The database could not be read.
+    Failed,
+}
+
+/// One stream's part. Dropped, it ends its interest.
+#[derive(Debug)]
+pub(super) struct Watching {
+    watchers: Arc<Watchers>,
+    id: Id,
+    changes: watch::Receiver<Option<Seen>>,
+}
+
+impl Watchers {
+    /// Adds a watcher, and starts the poll where there is none.
+    pub(super) fn watch(self: &Arc<Self>, broker: &Arc<Broker>, id: Id) -> Watching {
+        let mut watched = self.lock();
+        let sender = watched.authorizations.entry(id).or_insert_with(|| watch::channel(None).0);
+        let changes = sender.subscribe();
+        if !std::mem::replace(&mut watched.is_polled, true) {
+            let (watchers, broker) = (Arc::clone(self), Arc::clone(broker));
+            tokio::spawn(async move { watchers.poll(&broker).await });
+        }
+        Watching { watchers: Arc::clone(self), id, changes }
+    }
+
+    /// Polls until nothing is watched any more or the broker drains.
+    async fn poll(&self, broker: &Broker) {
+        loop {
+            let ids: Vec<Id> = {
+                let mut watched = self.lock();
+                watched.authorizations.retain(|_, sender| sender.receiver_count() > 0);
+                if watched.authorizations.is_empty() || broker.draining.is_cancelled() {
+                    watched.is_polled = false;
+                    return;
+                }
+                watched.authorizations.keys().copied().collect()
+            };
+            for some in ids.chunks(AT_ONCE) {
+                let seen = broker.storage.authorization_states(some).await;
+                for id in some {
+                    let seen = match &seen {
+                        Ok(states) => states.get(id).cloned().map_or(Seen::Gone, Seen::State),
+                        Err(_) => Seen::Failed,
+                    };
+                    self.publish(*id, seen);
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(POLL + broker.random.jitter(POLL / 2)) => {}
+                () = broker.draining.cancelled() => {}
+            }
+        }
+    }
+
+    fn publish(&self, id: Id, seen: Seen) {
+        if let Some(sender) = self.lock().authorizations.get(&id) {
+            sender.send_if_modified(|last| {
+                let is_new = last.as_ref() != Some(&seen);
+                *last = Some(seen);
+                is_new
+            });
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Watched> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watching {
+    /// Waits for the next change.
+    pub(super) async fn changed(&mut self) -> Seen {
+        if self.changes.changed().await.is_err() {
+            return Seen::Failed;
+        }
+        self.changes.borrow_and_update().clone().unwrap_or(Seen::Failed)
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        let mut watched = self.watchers.lock();
+        // The last one: its own receiver is counted still.
+        if watched.authorizations.get(&self.id).is_some_and(|sender| sender.receiver_count() <= 1) {
+            watched.authorizations.remove(&self.id);
+        }
+    }
+}

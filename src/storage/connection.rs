@@ -1,0 +1,384 @@
+//! Connections to the database and the rule by which one returns to the pool: its last statement ended
+//! without an error that could leave it in an unknown state, and no transaction is open on it. Any other
+//! connection is closed.
+//!
+//! The driver's own pool trusts more than that. It returns a connection whose `BEGIN` was cancelled to
+//! the pool with the transaction open (sqlx issue 4394), and it keeps counting a transaction that SQLite
+//! has rolled back by itself, for example on a full disk. Either way later callers would work inside a
+//! transaction that is never committed. So `BEGIN`, `COMMIT` and `ROLLBACK` are plain statements here.
+
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
+use futures::lock::Mutex;
+use sea_orm::sqlx::pool::PoolConnection;
+use sea_orm::sqlx::{self, AssertSqlSafe, PgPool, Postgres, Sqlite, SqlitePool};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, ExecResult, QueryResult, RuntimeErr, Statement};
+use sea_query_sqlx::SqlxValues;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::error::{StorageError, leaves_session_usable};
+use super::statement::StatementTimeout;
+
+/// A pool of connections.
+#[derive(Debug, Clone)]
+pub(super) enum Pool {
+    Sqlite(SqlitePool),
+    Postgres(PgPool),
+}
+
+/// The database outside a transaction: each statement runs on a connection of its own, commits by
+/// itself and is repeated after a serialization failure.
+#[derive(Debug)]
+pub(super) struct Database {
+    pool: Pool,
+    timeout: StatementTimeout,
+}
+
+/// One transaction. Dropped without [`Transaction::commit`], it is rolled back.
+#[derive(Debug)]
+pub(super) struct Transaction {
+    /// `None` only while the transaction ends.
+    session: Mutex<Option<Session>>,
+    backend: DbBackend,
+    /// The turn to write, released only after the transaction has ended.
+    turn: Option<OwnedSemaphorePermit>,
+}
+
+/// A connection that was taken from the pool.
+#[derive(Debug)]
+struct Session {
+    connection: Connection,
+    state: SessionState,
+    timeout: StatementTimeout,
+}
+
+#[derive(Debug)]
+enum Connection {
+    Sqlite(PoolConnection<Sqlite>),
+    Postgres(PoolConnection<Postgres>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SessionState {
+    /// No transaction is open.
+    Idle,
+    /// A transaction is open and every statement in it succeeded.
+    InTransaction,
+    /// A statement of the open transaction failed; only `ROLLBACK` may follow.
+    Aborted,
+    /// A statement is running, was cancelled or timed out, or the connection failed.
+    Unknown,
+}
+
+/// How often and how fast work is repeated that met another transaction (SQLSTATE class 40): at most
+/// eight times within about a second.
+fn conflict_retries() -> ExponentialBuilder {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(5))
+        .with_max_delay(Duration::from_millis(250))
+        .with_factor(2.0)
+        .with_max_times(8)
+        .with_jitter()
+}
+
+/// Repeats a whole unit of work, such as a transaction, after a serialization failure or a deadlock.
+///
+/// # Errors
+///
+/// The last error, if the work failed otherwise or too often.
+pub(super) async fn retry_conflicts<T, F>(work: impl FnMut() -> F) -> Result<T, StorageError>
+where
+    F: Future<Output = Result<T, StorageError>>,
+{
+    work.retry(conflict_retries()).when(StorageError::is_conflict).await
+}
+
+impl Pool {
+    pub(super) fn backend(&self) -> DbBackend {
+        match self {
+            Self::Sqlite(_) => DbBackend::Sqlite,
+            Self::Postgres(_) => DbBackend::Postgres,
+        }
+    }
+
+    pub(super) async fn close(&self) {
+        match self {
+            Self::Sqlite(pool) => pool.close().await,
+            Self::Postgres(pool) => pool.close().await,
+        }
+    }
+
+    async fn acquire(&self) -> Result<Connection, sqlx::Error> {
+        match self {
+            Self::Sqlite(pool) => pool.acquire().await.map(Connection::Sqlite),
+            Self::Postgres(pool) => pool.acquire().await.map(Connection::Postgres),
+        }
+    }
+}
+
+impl Database {
+    pub(super) fn new(pool: Pool) -> Self {
+        let timeout = StatementTimeout::of(pool.backend());
+        Self { pool, timeout }
+    }
+
+    pub(super) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    async fn session(&self) -> Result<Session, DbErr> {
+        let connection = self.pool.acquire().await.map_err(connection_error)?;
+        Ok(Session { connection, state: SessionState::Idle, timeout: self.timeout })
+    }
+
+    /// Begins a transaction that may write. On SQLite it takes the write lock at once (`BEGIN
+    /// IMMEDIATE`), because a reader that becomes a writer cannot wait for the lock and fails.
+    ///
+    /// # Errors
+    ///
+    /// An error if no connection can be had or `BEGIN` fails.
+    pub(super) async fn begin(
+        &self,
+        turn: Option<OwnedSemaphorePermit>,
+    ) -> Result<Transaction, DbErr> {
+        let backend = self.get_database_backend();
+        let begin = if backend == DbBackend::Sqlite { "BEGIN IMMEDIATE" } else { "BEGIN" };
+        let mut session = self.session().await?;
+        session.command(begin).await?;
+        session.state = SessionState::InTransaction;
+        Ok(Transaction { session: Mutex::new(Some(session)), backend, turn })
+    }
+
+    async fn autocommit<T, F>(
+        &self,
+        statement: Statement,
+        run: impl Fn(Session, Statement) -> F,
+    ) -> Result<T, DbErr>
+    where
+        F: Future<Output = Result<T, DbErr>>,
+    {
+        let attempt = || async {
+            let session = self.session().await?;
+            run(session, statement.clone()).await
+        };
+        let is_conflict = |error: &DbErr| StorageError::from_db(error.clone()).is_conflict();
+        attempt.retry(conflict_retries()).when(is_conflict).await
+    }
+}
+
+#[sea_orm_migration::async_trait::async_trait]
+impl ConnectionTrait for Database {
+    fn get_database_backend(&self) -> DbBackend {
+        self.pool.backend()
+    }
+
+    async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
+        self.autocommit(statement, |mut session, statement| async move {
+            session.execute(statement).await
+        })
+        .await
+    }
+
+    async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
+        self.session().await?.command(sql).await
+    }
+
+    async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
+        Ok(self.query_all_raw(statement).await?.into_iter().next())
+    }
+
+    async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        self.autocommit(statement, |mut session, statement| async move {
+            session.query_all(statement).await
+        })
+        .await
+    }
+}
+
+impl Transaction {
+    /// Commits. After an error the transaction may have been committed all the same.
+    ///
+    /// # Errors
+    ///
+    /// An error if a statement of the transaction had failed, or `COMMIT` itself fails.
+    pub(super) async fn commit(mut self) -> Result<(), DbErr> {
+        let Some(mut session) = self.session.get_mut().take() else { return Err(ended()) };
+        if session.state != SessionState::InTransaction {
+            // PostgreSQL would answer COMMIT of a failed transaction with a silent ROLLBACK.
+            return Err(DbErr::Custom("a statement of the transaction failed".to_owned()));
+        }
+        session.command("COMMIT").await?;
+        session.state = SessionState::Idle;
+        Ok(())
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        let Some(mut session) = self.session.get_mut().take() else { return };
+        let turn = self.turn.take();
+        // SQLite may have rolled back by itself after an error, so such a connection is closed.
+        let can_go_on = match self.backend {
+            DbBackend::Sqlite => session.state == SessionState::InTransaction,
+            _ => matches!(session.state, SessionState::InTransaction | SessionState::Aborted),
+        };
+        let runtime = tokio::runtime::Handle::try_current().ok().filter(|_| can_go_on);
+        let Some(runtime) = runtime else { return };
+        runtime.spawn(async move {
+            if session.command("ROLLBACK").await.is_ok() {
+                session.state = SessionState::Idle;
+            }
+            drop(session);
+            drop(turn);
+        });
+    }
+}
+
+#[sea_orm_migration::async_trait::async_trait]
+impl ConnectionTrait for Transaction {
+    fn get_database_backend(&self) -> DbBackend {
+        self.backend
+    }
+
+    async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
+        let mut session = self.session.lock().await;
+        session.as_mut().ok_or_else(ended)?.execute(statement).await
+    }
+
+    async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
+        let mut session = self.session.lock().await;
+        session.as_mut().ok_or_else(ended)?.command(sql).await
+    }
+
+    async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
+        Ok(self.query_all_raw(statement).await?.into_iter().next())
+    }
+
+    async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        let mut session = self.session.lock().await;
+        session.as_mut().ok_or_else(ended)?.query_all(statement).await
+    }
+}
+
+impl Session {
+    async fn execute(&mut self, statement: Statement) -> Result<ExecResult, DbErr> {
+        let Statement { sql, values, .. } = statement;
+        let arguments = SqlxValues(values.unwrap_or_else(|| sea_orm::Values(Vec::new())));
+        let safe = AssertSqlSafe(sql.as_str());
+        let before = self.begin_statement()?;
+        let ended = self
+            .timeout
+            .run(&sql, async {
+                match &mut self.connection {
+                    Connection::Sqlite(connection) => {
+                        let query = sqlx::query_with(safe, arguments);
+                        query.execute(&mut **connection).await.map(ExecResult::from)
+                    }
+                    Connection::Postgres(connection) => {
+                        let query = sqlx::query_with(safe, arguments);
+                        query.execute(&mut **connection).await.map(ExecResult::from)
+                    }
+                }
+            })
+            .await;
+        self.end_statement(before, ended, DbErr::Exec)
+    }
+
+    async fn query_all(&mut self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        let Statement { sql, values, .. } = statement;
+        let arguments = SqlxValues(values.unwrap_or_else(|| sea_orm::Values(Vec::new())));
+        let safe = AssertSqlSafe(sql.as_str());
+        let before = self.begin_statement()?;
+        let ended = self
+            .timeout
+            .run(&sql, async {
+                match &mut self.connection {
+                    Connection::Sqlite(connection) => {
+                        let rows = sqlx::query_with(safe, arguments).fetch_all(&mut **connection);
+                        Ok(rows.await?.into_iter().map(QueryResult::from).collect())
+                    }
+                    Connection::Postgres(connection) => {
+                        let rows = sqlx::query_with(safe, arguments).fetch_all(&mut **connection);
+                        Ok(rows.await?.into_iter().map(QueryResult::from).collect())
+                    }
+                }
+            })
+            .await;
+        self.end_statement(before, ended, DbErr::Query)
+    }
+
+    /// Runs a statement without arguments and without preparing it.
+    async fn command(&mut self, sql: &str) -> Result<ExecResult, DbErr> {
+        let query = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
+        // ROLLBACK is what ends an aborted transaction.
+        let before = std::mem::replace(&mut self.state, SessionState::Unknown);
+        let ended = self
+            .timeout
+            .run(sql, async {
+                match &mut self.connection {
+                    Connection::Sqlite(connection) => {
+                        query.execute(&mut **connection).await.map(ExecResult::from)
+                    }
+                    Connection::Postgres(connection) => {
+                        query.execute(&mut **connection).await.map(ExecResult::from)
+                    }
+                }
+            })
+            .await;
+        self.end_statement(before, ended, DbErr::Exec)
+    }
+
+    /// Marks the connection as unusable until the statement has ended: its future may be dropped.
+    fn begin_statement(&mut self) -> Result<SessionState, DbErr> {
+        match self.state {
+            before @ (SessionState::Idle | SessionState::InTransaction) => {
+                self.state = SessionState::Unknown;
+                Ok(before)
+            }
+            SessionState::Aborted | SessionState::Unknown => Err(ended()),
+        }
+    }
+
+    fn end_statement<T>(
+        &mut self,
+        before: SessionState,
+        ended: Result<T, sqlx::Error>,
+        wrap: fn(RuntimeErr) -> DbErr,
+    ) -> Result<T, DbErr> {
+        match ended {
+            Ok(done) => {
+                self.state = before;
+                Ok(done)
+            }
+            Err(error) => {
+                self.state = match before {
+                    _ if !leaves_session_usable(&error) => SessionState::Unknown,
+                    SessionState::InTransaction => SessionState::Aborted,
+                    before => before,
+                };
+                Err(wrap(RuntimeErr::SqlxError(error.into())))
+            }
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if self.state == SessionState::Idle {
+            return;
+        }
+        match &mut self.connection {
+            Connection::Sqlite(connection) => connection.close_on_drop(),
+            Connection::Postgres(connection) => connection.close_on_drop(),
+        }
+    }
+}
+
+fn connection_error(error: sqlx::Error) -> DbErr {
+    DbErr::Conn(RuntimeErr::SqlxError(error.into()))
+}
+
+fn ended() -> DbErr {
+    DbErr::Custom("the transaction has ended".to_owned())
+}

@@ -1,0 +1,112 @@
+//! The processes that share the database, each with a heartbeat, so that the holder of a lease can be
+//! told from one that is gone.
+
+use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Query, SelectStatement};
+use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter};
+use std::time::Duration;
+
+use super::entity::{grants, replicas};
+use super::{Storage, StorageError};
+use crate::domain::time::{Timestamp, millis};
+
+/// How long the row of a replica is kept after its last heartbeat.
+const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Storage {
+    /// Enters this process among the replicas. A process that was entered with the same location is
+    /// gone, and so is every other one on SQLite, which one process serves.
+    ///
+    /// `location` must be the same only for processes that cannot run at the same time.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`].
+    pub async fn register_replica(
+        &self,
+        location: Option<&str>,
+    ) -> Result<Timestamp, StorageError> {
+        let mut gone = sea_orm::Condition::any()
+            .add(Expr::col(replicas::Column::HeartbeatAt).lt(self.now_expr().sub(millis(KEPT))));
+        gone = match (self.is_shared(), location) {
+            (false, _) => gone.add(Expr::value(true)),
+            (true, Some(location)) => gone.add(replicas::Column::Location.eq(location)),
+            (true, None) => gone,
+        };
+        let turn = self.turn().await;
+        replicas::Entity::delete_many()
+            .filter(replicas::Column::Id.ne(self.replica.as_bytes().to_vec()))
+            .filter(gone)
+            .exec(&self.db)
+            .await?;
+        drop(turn);
+        self.beat(location).await
+    }
+
+    /// Writes this process's heartbeat, and returns the time on the database's clock. Fails where the
+    /// database accepts no writes.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`].
+    pub async fn heartbeat(&self) -> Result<Timestamp, StorageError> {
+        self.beat(None).await
+    }
+
+    async fn beat(&self, location: Option<&str>) -> Result<Timestamp, StorageError> {
+        let now = self.now_expr();
+        let mut insert = Query::insert();
+        insert
+            .into_table(replicas::Entity)
+            .columns([
+                replicas::Column::Id,
+                replicas::Column::Location,
+                replicas::Column::StartedAt,
+                replicas::Column::HeartbeatAt,
+            ])
+            .values_panic([
+                Expr::value(self.replica.as_bytes().to_vec()),
+                Expr::value(location),
+                now.clone(),
+                now,
+            ])
+            .on_conflict(
+                OnConflict::column(replicas::Column::Id)
+                    .update_column(replicas::Column::HeartbeatAt)
+                    .to_owned(),
+            )
+            .returning_col(replicas::Column::HeartbeatAt);
+        let _turn = self.turn().await;
+        let row = self.db.query_one(&insert).await?;
+        let row = row.ok_or_else(|| StorageError::damaged("replicas", "no row was returned"))?;
+        Ok(Timestamp::from_millis(row.try_get("", "heartbeat_at")?))
+    }
+
+    /// Removes this process from the replicas: it holds no response any more.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`]; the others then wait until its heartbeat is old.
+    pub async fn deregister_replica(&self) -> Result<(), StorageError> {
+        let _turn = self.turn().await;
+        replicas::Entity::delete_by_id(self.replica.as_bytes().to_vec()).exec(&self.db).await?;
+        Ok(())
+    }
+
+    /// Selects the replica that holds the lease of the grant in the statement around it, if its last
+    /// heartbeat is younger than `timeout`.
+    pub(super) fn living_holder(&self, timeout: Duration) -> SelectStatement {
+        let mut select = Query::select();
+        select
+            .expr(Expr::value(1))
+            .from(replicas::Entity)
+            .and_where(
+                Expr::col((replicas::Entity, replicas::Column::Id))
+                    .equals((grants::Entity, grants::Column::LeaseReplica)),
+            )
+            .and_where(
+                Expr::col((replicas::Entity, replicas::Column::HeartbeatAt))
+                    .gt(self.now_once().sub(millis(timeout))),
+            );
+        select
+    }
+}

@@ -1,0 +1,39 @@
+//! The one look for work that is due, for all providers: whoever works on it sleeps until there is some.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::broker::Broker;
+use crate::domain::name::Name;
+use crate::storage::DueWork;
+
+/// How often the database is asked while there is work; jitter of as much again is added.
+const BUSY: Duration = Duration::from_millis(500);
+
+/// The same while there is none.
+const IDLE: Duration = Duration::from_millis(1500);
+
+/// Looks until the broker drains, and publishes what it finds.
+pub async fn run(broker: Arc<Broker>, due: watch::Sender<DueWork>) {
+    let providers: Vec<Name> = broker.providers().iter().map(|p| p.name.clone()).collect();
+    loop {
+        let mut pause = IDLE;
+        if broker.storage_answers() {
+            match broker.storage().due_work(&providers).await {
+                Ok(found) => {
+                    if found != DueWork::default() {
+                        pause = BUSY;
+                        due.send_replace(found);
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "cannot look for work that is due"),
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause + broker.random().jitter(pause / 2)) => {}
+            () = broker.draining().cancelled() => return,
+        }
+    }
+}
