@@ -214,6 +214,63 @@ need_postgresql() {
     return 1
 }
 
+# The newest server that tests run against, beside the system's: initdb, pg_ctl and postgres, with TLS and contrib, and
+# no client programs. In .tools/postgresql-18, where harness/postgres.rs looks for it.
+need_postgresql18() {
+    local why="mvn could not download it"
+    if has_postgresql18; then
+        return
+    fi
+    if ! has mvn && ! { install "maven" system_packages maven && has mvn; }; then
+        why="mvn is not installed"
+    elif ! { has python3 && has xz; } &&
+        ! { install "xz-utils" system_packages python3 xz-utils && has python3 && has xz; }; then
+        why="python3 or xz is not installed"
+    elif install "postgresql-18 $POSTGRESQL18_VERSION" unpack_postgresql18; then
+        return
+    fi
+    skipped_tests "postgresql 18" "$why"
+    return 1
+}
+
+has_postgresql18() {
+    [[ $(.tools/postgresql-18/bin/postgres --version 2>&1) == *" ${POSTGRESQL18_VERSION%.*}" ]]
+}
+
+# A jar with nothing in it but a tar archive.
+unpack_postgresql18() {
+    local machine folder
+    case $(uname -sm) in
+        "Linux x86_64") machine=linux-amd64 ;;
+        "Linux aarch64") machine=linux-arm64v8 ;;
+        *) echo "there is none for $(uname -sm)" && return 1 ;;
+    esac
+    folder=$(mktemp -d .tools/postgresql-18.XXXXXX) || return
+    mvn --batch-mode --strict-checksums dependency:copy -DoutputDirectory="$PWD/$folder/jar" \
+        -Dartifact="io.zonky.test.postgres:embedded-postgres-binaries-$machine:$POSTGRESQL18_VERSION" &&
+        python3 -m zipfile -e "$folder"/jar/*.jar "$folder/jar" &&
+        mkdir "$folder/tree" && tar -xJf "$folder"/jar/postgres-*.txz --no-same-owner -C "$folder/tree" &&
+        "$folder/tree/bin/postgres" --version &&
+        rm -rf .tools/postgresql-18 && mv "$folder/tree" .tools/postgresql-18
+    local ended=$?
+    rm -rf "$folder"
+    return "$ended"
+}
+
+# A pooler in front of the server, which the tests start themselves.
+need_pgbouncer() {
+    if has_pgbouncer || { install "pgbouncer" system_packages pgbouncer && has_pgbouncer; }; then
+        return
+    fi
+    skipped_tests pgbouncer "apt could not install it"
+    return 1
+}
+
+# Debian keeps it where only root's path leads.
+has_pgbouncer() {
+    has pgbouncer || [[ -x /usr/sbin/pgbouncer ]]
+}
+
 # What Prometheus checks metrics and rules with: taken out of its package, for to install that would start
 # a server.
 need_promtool() {

@@ -72,13 +72,13 @@ enum SessionState {
 }
 
 /// How often and how fast work is repeated that met another transaction (SQLSTATE class 40): at most
-/// eight times within about a second.
+/// fifteen times within about five seconds.
 fn conflict_retries() -> ExponentialBuilder {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(5))
-        .with_max_delay(Duration::from_millis(250))
+        .with_max_delay(Duration::from_millis(400))
         .with_factor(2.0)
-        .with_max_times(8)
+        .with_max_times(15)
         .with_jitter()
 }
 

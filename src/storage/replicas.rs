@@ -2,7 +2,7 @@
 //! told from one that is gone.
 
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Query, SelectStatement};
-use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter};
+use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, Statement};
 use std::time::Duration;
 
 use super::entity::{grants, replicas};
@@ -90,6 +90,23 @@ impl Storage {
         let _turn = self.turn().await;
         replicas::Entity::delete_by_id(self.replica.as_bytes().to_vec()).exec(&self.db).await?;
         Ok(())
+    }
+
+    /// The isolation level of this process's sessions, in the server's words. On SQLite, whose
+    /// transactions are serializable, `serializable`.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`].
+    pub async fn session_isolation(&self) -> Result<String, StorageError> {
+        let shown = "SELECT current_setting('transaction_isolation') AS shown";
+        if !self.is_shared() {
+            return Ok("serializable".to_owned());
+        }
+        let statement = Statement::from_string(self.db.get_database_backend(), shown);
+        let row = self.db.query_one_raw(statement).await?;
+        let row = row.ok_or_else(|| StorageError::damaged("none", "SELECT gave no row"))?;
+        Ok(row.try_get("", "shown")?)
     }
 
     /// Selects the replica that holds the lease of the grant in the statement around it, if its last

@@ -2,6 +2,7 @@
 //! and a way to name tests and their skips.
 
 pub mod browser;
+pub mod pooler;
 pub mod ports;
 pub mod postgres;
 pub mod proxy;

@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         storage::trials(),
     ];
     let conclusion = libtest_mimic::run(&arguments, trials.into_iter().flatten().collect());
+    harness::pooler::stop();
     harness::postgres::stop();
     conclusion.exit_code()
 }

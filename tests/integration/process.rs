@@ -7,6 +7,9 @@ mod commands;
 pub mod database;
 mod demo;
 mod fleet;
+mod full_disk;
+mod idle;
+mod keyrings;
 pub mod life;
 pub mod premises;
 mod refused;
@@ -15,6 +18,7 @@ mod secrets;
 mod servers;
 pub mod site;
 mod telemetry;
+mod upgrade;
 pub mod weather;
 
 use libtest_mimic::Trial;
@@ -31,6 +35,10 @@ pub fn trials() -> Vec<Trial> {
         telemetry::trials(),
         canary::trials(),
         demo::trials(),
+        full_disk::trials(),
+        idle::trials(),
+        keyrings::trials(),
+        upgrade::trials(),
     ];
     all.into_iter().flatten().collect()
 }

@@ -5,13 +5,19 @@
 mod ahead;
 mod attempts;
 mod authorizations;
-mod backend;
+pub mod backend;
+mod cancelled;
 mod claims;
 mod commits;
 mod crowd;
 mod generations;
+mod holders;
+mod keys;
+mod limits;
 mod listing;
 mod outbox;
+mod plans;
+mod refused;
 mod revoking;
 mod sealing;
 mod sqlite;
@@ -19,11 +25,18 @@ mod sweeping;
 
 use libtest_mimic::Trial;
 
-use self::backend::{Backend, Postgres, Sqlite};
+use self::backend::{Backend, Pooled, Postgres, Postgres18, Serializable, Sqlite, WithoutNotify};
 
 pub fn trials() -> Vec<Trial> {
     let mut trials = trials_on::<Sqlite>();
     trials.extend(trials_on::<Postgres>());
+    trials.extend(trials_on::<Postgres18>());
+    trials.extend(trials_on::<Serializable>());
+    trials.extend(trials_on::<WithoutNotify>());
+    trials.extend(trials_on::<Pooled>());
+    trials.extend(cancelled::trials());
+    trials.extend(limits::trials());
+    trials.extend(plans::trials());
     trials.extend(sqlite::trials());
     trials
 }
@@ -43,6 +56,9 @@ fn trials_on<B: Backend>() -> Vec<Trial> {
         listing::trials::<B>(),
         sealing::trials::<B>(),
         crowd::trials::<B>(),
+        holders::trials::<B>(),
+        keys::trials::<B>(),
+        refused::trials::<B>(),
     ]
     .into_iter()
     .flatten()

@@ -15,10 +15,11 @@ use super::ports::free_address;
 const USER: &str = "broker";
 
 /// Whom it runs as where the tests run as root, which it refuses.
-const NOBODY: u32 = 65534;
+pub const NOBODY: u32 = 65534;
 
 /// The server that tests share.
 static SERVER: OnceLock<Server> = OnceLock::new();
+static SERVER_18: OnceLock<Server> = OnceLock::new();
 static DATABASES: AtomicU64 = AtomicU64::new(0);
 
 /// A server of one's own, on a port that it keeps while it is away.
@@ -47,17 +48,38 @@ pub async fn database() -> String {
     server.new_database().await
 }
 
-/// Stops the server, where a test has started it.
+/// Stops the servers that tests have started.
 pub fn stop() {
-    if let Some(server) = SERVER.get() {
+    for server in [&SERVER, &SERVER_18].into_iter().filter_map(OnceLock::get) {
         server.end();
     }
+}
+
+/// The binaries of PostgreSQL 18, where `scripts/test` puts them.
+pub fn binaries_18() -> Option<PathBuf> {
+    let binaries = super::tools::root().join(".tools/postgresql-18/bin");
+    binaries.join("initdb").is_file().then_some(binaries)
+}
+
+/// The URL of a database on PostgreSQL 18 that no other test has.
+pub async fn database_18() -> String {
+    let start = || {
+        let server = Server::prepared_from(binaries_18().expect("the harness has found them"));
+        server.start();
+        server
+    };
+    let server = tokio::task::block_in_place(|| SERVER_18.get_or_init(start));
+    server.new_database().await
 }
 
 impl Server {
     /// A server that has its data and does not run yet.
     pub fn prepared() -> Self {
-        let binaries = binaries().expect("the harness has found them");
+        Self::prepared_from(binaries().expect("the harness has found them"))
+    }
+
+    /// The same of another version.
+    pub fn prepared_from(binaries: PathBuf) -> Self {
         let folder = tempfile::Builder::new().prefix("postgres-").tempdir().expect("a folder");
         give_away(folder.path());
         let server = Self { address: free_address(), binaries, folder: Mutex::default() };
@@ -67,6 +89,11 @@ impl Server {
         server.run("initdb", &init);
         *server.folder() = Some(folder);
         server
+    }
+
+    /// What the server has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.path().join("log")).unwrap_or_default()
     }
 
     fn running() -> Self {
@@ -98,7 +125,8 @@ impl Server {
         cert_file
     }
 
-    fn start_with(&self, more: &str) {
+    /// The same with more settings, as `-c name=value`.
+    pub fn start_with(&self, more: &str) {
         let options = format!(
             "-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off \
              -c max_connections=500 {more}",
@@ -184,12 +212,12 @@ impl Drop for Server {
     }
 }
 
-fn is_root() -> bool {
+pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
 /// Lets the unprivileged user of the server write its folder.
-fn give_away(folder: &Path) {
+pub fn give_away(folder: &Path) {
     if is_root() {
         let everyone = std::fs::Permissions::from_mode(0o777);
         std::fs::set_permissions(folder, everyone).expect("permissions");

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -15,6 +16,8 @@ struct Rules {
     frozen_below: u64,
     /// None is let through, and those that were are closed.
     cut: bool,
+    /// How long everything takes in either direction.
+    delay: Duration,
 }
 
 /// A proxy on a free port, for as long as this lives.
@@ -48,6 +51,11 @@ impl Proxy {
     /// Every connection breaks, and new ones end at once, until [`Proxy::mend`].
     pub fn cut(&self) {
         self.rules.send_modify(|rules| rules.cut = true);
+    }
+
+    /// From here on everything takes this long in either direction.
+    pub fn delay(&self, delay: Duration) {
+        self.rules.send_modify(|rules| rules.delay = delay);
     }
 
     /// New connections work again.
@@ -87,11 +95,21 @@ async fn carry(
         }
         tokio::select! {
             read = near.read(&mut up) => match read {
-                Ok(read @ 1..) if far.write_all(&up[..read]).await.is_ok() => {}
+                Ok(read @ 1..) => {
+                    tokio::time::sleep(now.delay).await;
+                    if far.write_all(&up[..read]).await.is_err() {
+                        return;
+                    }
+                }
                 _ => return,
             },
             read = far.read(&mut down) => match read {
-                Ok(read @ 1..) if near.write_all(&down[..read]).await.is_ok() => {}
+                Ok(read @ 1..) => {
+                    tokio::time::sleep(now.delay).await;
+                    if near.write_all(&down[..read]).await.is_err() {
+                        return;
+                    }
+                }
                 _ => return,
             },
             changed = rules.changed() => if changed.is_err() {

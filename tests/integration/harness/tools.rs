@@ -1,6 +1,7 @@
 //! Tools that are not Rust: where `scripts/test` puts them, and on the path.
 
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use super::postgres;
 
@@ -15,6 +16,15 @@ pub const PYTHON: &str = "python";
 
 /// The library that gives one process another clock.
 pub const FAKETIME: &str = "faketime";
+
+/// A connection pooler in front of PostgreSQL.
+pub const PGBOUNCER: &str = "pgbouncer";
+
+/// PostgreSQL 18 beside the system's version.
+pub const POSTGRESQL_18: &str = "postgresql-18";
+
+/// The right to mount a small file system, which root has.
+pub const SMALL_DISK: &str = "the right to mount a file system";
 
 /// What Prometheus checks metrics and rules with.
 pub const PROMTOOL: &str = "promtool";
@@ -31,6 +41,9 @@ pub fn root() -> &'static Path {
 pub fn is_there(tool: &str) -> bool {
     match tool {
         POSTGRESQL => postgres::binaries().is_some(),
+        SMALL_DISK => can_mount(),
+        POSTGRESQL_18 => postgres::binaries_18().is_some(),
+        PGBOUNCER => pgbouncer().is_some(),
         CHROMIUM => find("chromium").is_some() && find("chromedriver").is_some(),
         // `scripts/test` installs the packages only where Node is new enough for them.
         NODE => find("node").is_some() && root().join("node_modules/oidc-provider").is_dir(),
@@ -39,6 +52,16 @@ pub fn is_there(tool: &str) -> bool {
         FAKETIME => faketime().is_some(),
         tool => find(tool).is_some(),
     }
+}
+
+fn can_mount() -> bool {
+    let Ok(folder) = tempfile::tempdir() else { return false };
+    let run = |program: &str, arguments: &[&str]| {
+        let mut command = std::process::Command::new(program);
+        let status = command.args(arguments).arg(folder.path()).stderr(Stdio::null()).status();
+        status.is_ok_and(|status| status.success())
+    };
+    run("mount", &["-t", "tmpfs", "-o", "size=1m", "tmpfs"]) && run("umount", &[])
 }
 
 /// Finds a program in the project's own tools, and then on the path.
@@ -57,6 +80,11 @@ pub fn faketime() -> Option<PathBuf> {
     folders
         .map(|folder| folder.path().join("faketime/libfaketime.so.1"))
         .find(|library| library.is_file())
+}
+
+/// The pooler, which Debian keeps off the path of users.
+pub fn pgbouncer() -> Option<PathBuf> {
+    find("pgbouncer").or_else(|| Some(PathBuf::from("/usr/sbin/pgbouncer")).filter(|p| p.is_file()))
 }
 
 /// The interpreter of the virtual environment, once its packages are all there.

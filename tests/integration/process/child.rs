@@ -42,7 +42,10 @@ pub struct Ended {
 
 /// The binary under test, in an environment that configures nothing.
 pub fn binary<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_token-broker"));
+    // Another build, to see that a test fails on it.
+    let other = std::env::var_os("TOKEN_BROKER_TEST_BINARY");
+    let mut command =
+        Command::new(other.unwrap_or_else(|| env!("CARGO_BIN_EXE_token-broker").into()));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("TOKEN_BROKER__") {
             command.env_remove(name);

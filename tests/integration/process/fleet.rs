@@ -4,13 +4,18 @@
 //! How much they do is told in `harness/soak.rs`.
 
 mod ahead;
+mod background;
 mod cached;
 mod clocks;
 mod grants;
 mod herd;
+mod impatient;
+mod isolation;
 mod killed;
 mod outbox;
+mod partition;
 mod revoked;
+mod steps;
 mod stopped;
 mod terminated;
 mod unstored;
@@ -26,6 +31,7 @@ use rand::{RngExt, SeedableRng};
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement};
 use token_broker_client::{Client, Reason, Refusal};
 
+pub use self::grants::Seeder;
 use super::child::Serving;
 use super::premises::Premises;
 use super::site::Site;
@@ -45,6 +51,11 @@ pub fn trials() -> Vec<Trial> {
         clocks::trials(),
         outbox::trials(),
         ahead::trials(),
+        background::trials(),
+        impatient::trials(),
+        isolation::trials(),
+        partition::trials(),
+        steps::trials(),
     ];
     all.into_iter().flatten().collect()
 }

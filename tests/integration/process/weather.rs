@@ -17,6 +17,8 @@ use rand::{RngExt, SeedableRng};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Conditions {
     pub before: Duration,
+    /// What every call takes besides.
+    pub slow: Duration,
     pub after: Duration,
     /// The answer breaks off, after the provider has done its part.
     pub dropped: u32,
@@ -131,6 +133,6 @@ impl Weather {
             drawn -= share;
         }
         let mut up_to = |most: Duration| most.mul_f64(state.random.random::<f64>());
-        Some((fate, up_to(conditions.before), up_to(conditions.after)))
+        Some((fate, conditions.slow + up_to(conditions.before), up_to(conditions.after)))
     }
 }

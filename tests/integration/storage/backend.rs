@@ -25,7 +25,7 @@ use token_broker::storage::{
 };
 
 use crate::harness::world::{BEGINNING, name};
-use crate::harness::{postgres, tools, trial, trial_with};
+use crate::harness::{pooler, postgres, tools, trial, trial_with};
 
 /// How long links, codes and access tokens of these tests live.
 pub const LINK_TTL: Duration = Duration::from_secs(600);
@@ -85,6 +85,100 @@ impl Backend for Postgres {
         F: Future<Output = ()> + Send + 'static,
     {
         trial_with(&[tools::POSTGRESQL], format!("storage::{}::{name}", Self::NAME), test)
+    }
+}
+
+/// PostgreSQL whose transactions are serializable, as on several distributed engines: work that meets
+/// other work is repeated.
+pub struct Serializable;
+
+impl Backend for Serializable {
+    const NAME: &'static str = "postgres_serializable";
+
+    async fn place() -> Place {
+        let url = postgres::database().await;
+        let url = format!("{url}?options=-c%20default_transaction_isolation%3Dserializable");
+        Place { url, folder: None }
+    }
+
+    fn trial<F>(name: &str, test: fn() -> F) -> Trial
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        trial_with(&[tools::POSTGRESQL], format!("storage::{}::{name}", Self::NAME), test)
+    }
+}
+
+/// PostgreSQL where the role may not notify, as where `pg_notify` does not exist.
+pub struct WithoutNotify;
+
+impl Backend for WithoutNotify {
+    const NAME: &'static str = "postgres_without_notify";
+
+    async fn place() -> Place {
+        Place { url: without_notify(&postgres::database().await).await, folder: None }
+    }
+
+    fn trial<F>(name: &str, test: fn() -> F) -> Trial
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        trial_with(&[tools::POSTGRESQL], format!("storage::{}::{name}", Self::NAME), test)
+    }
+}
+
+/// The URL of the same database for a role that may not notify.
+pub async fn without_notify(url: &str) -> String {
+    let (server, database) = url.rsplit_once('/').expect("a database");
+    let db = Database::connect(url).await.expect("a connection");
+    let role = format!("plain_{database}");
+    for sql in [
+        format!("CREATE ROLE {role} LOGIN"),
+        format!("GRANT ALL ON DATABASE {database} TO {role}"),
+        format!("GRANT ALL ON SCHEMA public TO {role}"),
+        "REVOKE EXECUTE ON FUNCTION pg_notify(text, text) FROM PUBLIC".to_owned(),
+    ] {
+        db.execute_unprepared(&sql).await.expect("a statement");
+    }
+    db.close().await.expect("closed");
+    format!("{}/{database}", server.replace("broker@", &format!("{role}@")))
+}
+
+/// The newest major version.
+pub struct Postgres18;
+
+impl Backend for Postgres18 {
+    const NAME: &'static str = "postgres_18";
+
+    async fn place() -> Place {
+        Place { url: postgres::database_18().await, folder: None }
+    }
+
+    fn trial<F>(name: &str, test: fn() -> F) -> Trial
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        trial_with(&[tools::POSTGRESQL_18], format!("storage::{}::{name}", Self::NAME), test)
+    }
+}
+
+/// PostgreSQL behind PgBouncer in session mode.
+pub struct Pooled;
+
+impl Backend for Pooled {
+    const NAME: &'static str = "postgres_pooled";
+
+    async fn place() -> Place {
+        let url = postgres::database().await;
+        Place { url: pooler::in_front_of(&url).await, folder: None }
+    }
+
+    fn trial<F>(name: &str, test: fn() -> F) -> Trial
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let needs = &[tools::POSTGRESQL, tools::PGBOUNCER];
+        trial_with(needs, format!("storage::{}::{name}", Self::NAME), test)
     }
 }
 

@@ -236,6 +236,7 @@ async fn storm() {
         seed(),
         Conditions {
             before: millis(20),
+            slow: Duration::ZERO,
             after: millis(20),
             dropped: 4,
             lost: 4,
