@@ -5,6 +5,7 @@
 
 pub use sea_orm_migration::{MigratorTrait, SchemaManager};
 
+mod engine;
 mod m20261123_000001_tables;
 mod m20261124_000002_identity;
 mod m20261125_000003_work;

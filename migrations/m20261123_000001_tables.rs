@@ -1,7 +1,8 @@
 //! The first tables: authorizations, their attempts, grants, access tokens, revocations.
 
 use sea_orm_migration::prelude::*;
-use sea_orm_migration::sea_orm::DbBackend;
+
+use crate::engine::Engine;
 
 #[derive(DeriveMigrationName)]
 pub(crate) struct Step;
@@ -9,7 +10,7 @@ pub(crate) struct Step;
 #[sea_orm_migration::async_trait::async_trait]
 impl MigrationTrait for Step {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        let columns = Columns { backend: manager.get_database_backend() };
+        let columns = Columns { engine: Engine::of(manager.get_connection()).await? };
         manager.create_table(authorizations(&columns)).await?;
         manager.create_table(authorization_attempts(&columns)).await?;
         manager.create_table(grants(&columns)).await?;
@@ -24,7 +25,7 @@ impl MigrationTrait for Step {
 
 /// How columns are declared on the database at hand.
 struct Columns {
-    backend: DbBackend,
+    engine: Engine,
 }
 
 impl Columns {
@@ -32,9 +33,10 @@ impl Columns {
     /// follow the database's locale, which differs between installations and releases.
     fn text(&self, name: &'static str) -> ColumnDef {
         let mut column = ColumnDef::new(name);
-        match self.backend {
-            DbBackend::Postgres => column.custom("TEXT COLLATE \"C\""),
-            _ => column.text(),
+        match self.engine {
+            Engine::Postgres | Engine::Yugabyte => column.custom("TEXT COLLATE \"C\""),
+            // CockroachDB orders strings by their bytes, and does not know the name.
+            Engine::Sqlite | Engine::Cockroach => column.text(),
         };
         column.not_null();
         column

@@ -3,7 +3,9 @@
 //! An index that an earlier version searched is dropped only where a new one serves that search too.
 
 use sea_orm_migration::prelude::*;
-use sea_orm_migration::sea_orm::{ConnectionTrait, DbBackend, Statement};
+use sea_orm_migration::sea_orm::ConnectionTrait;
+
+use crate::engine::Engine;
 
 #[derive(DeriveMigrationName)]
 pub(crate) struct Step;
@@ -82,35 +84,5 @@ impl MigrationTrait for Step {
             }
         }
         Ok(())
-    }
-}
-
-/// What speaks SQL: engines that speak PostgreSQL's protocol differ in what they build.
-#[derive(PartialEq, Eq)]
-enum Engine {
-    Sqlite,
-    Postgres,
-    Cockroach,
-    Yugabyte,
-}
-
-impl Engine {
-    async fn of(db: &SchemaManagerConnection<'_>) -> Result<Self, DbErr> {
-        if db.get_database_backend() == DbBackend::Sqlite {
-            return Ok(Self::Sqlite);
-        }
-        let select = Statement::from_string(DbBackend::Postgres, "SELECT version() AS version");
-        let row = db.query_one_raw(select).await?;
-        let version: String = match row {
-            Some(row) => row.try_get("", "version")?,
-            None => String::new(),
-        };
-        Ok(if version.contains("CockroachDB") {
-            Self::Cockroach
-        } else if version.contains("-YB-") {
-            Self::Yugabyte
-        } else {
-            Self::Postgres
-        })
     }
 }

@@ -98,7 +98,7 @@ impl Broker {
             };
         }
         // Better than nothing: it is the same for the same user.
-        let name = name.or_else(|| sub.clone()).unwrap_or_default();
+        let name = name.or_else(|| sub.clone()).unwrap_or_default().replace(char::is_control, "");
         Ok(Identity { name, sub })
     }
 
@@ -119,6 +119,12 @@ impl Broker {
         };
         let expected = Expected { nonce: &start.nonce(), now: at };
         match self.providers.check_id_token(server, token, expected).await {
+            // At most 255 ASCII characters (OpenID Connect Core section 2). A control character, such as
+            // the NUL that PostgreSQL refuses, names nobody.
+            Ok(claims) if claims.sub.chars().any(char::is_control) => {
+                tracing::warn!("the ID token's sub has a control character");
+                Err(rejected("invalid_id_token"))
+            }
             Ok(claims) => Ok(Some(claims)),
             Err(error) => {
                 tracing::warn!(%error, "the ID token is not believed");

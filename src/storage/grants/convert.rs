@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{ACCESS_TOKENS, GRANTS, Held, Storage, StorageError};
+use super::{ACCESS_TOKENS, CLOCK_TOLERANCE, GRANTS, Held, LEASE, Storage, StorageError};
 use crate::crypto::sealed::Place;
 use crate::domain::grant::{Grant, GrantKey, GrantState, Version};
 use crate::domain::identity::Identity;
 use crate::domain::scope::Scopes;
-use crate::domain::time::Timestamp;
+use crate::domain::time::{Timestamp, millis};
 use crate::domain::token::AccessToken;
 use crate::storage::entity::{access_tokens, grants};
 use crate::storage::rows;
@@ -19,7 +19,10 @@ impl Storage {
         token: Option<access_tokens::Model>,
         now: Timestamp,
     ) -> Result<Held, StorageError> {
-        let leased = model.lease_until.is_some_and(|until| now.millis() <= until);
+        // As `lease_ended` selects: one that ends too late was written before the clock was set back.
+        let latest = now.millis() + millis(LEASE + CLOCK_TOLERANCE);
+        let leased =
+            model.lease_until.is_some_and(|until| (now.millis()..=latest).contains(&until));
         let key =
             rows::key(GRANTS, &model.namespace, &model.provider, &model.subject, &model.account)?;
         let grant = grant(model, key)?;

@@ -26,6 +26,9 @@ pub const POSTGRESQL_18: &str = "postgresql-18";
 /// The right to mount a small file system, which root has.
 pub const SMALL_DISK: &str = "the right to mount a file system";
 
+/// What runs a PostgreSQL cluster that fails over; for `scripts/soak`.
+pub const PATRONI: &str = "patroni";
+
 /// What Prometheus checks metrics and rules with.
 pub const PROMTOOL: &str = "promtool";
 
@@ -41,6 +44,7 @@ pub fn root() -> &'static Path {
 pub fn is_there(tool: &str) -> bool {
     match tool {
         POSTGRESQL => postgres::binaries().is_some(),
+        PATRONI => root().join(".tools/patroni/bin/patroni").is_file(),
         SMALL_DISK => can_mount(),
         POSTGRESQL_18 => postgres::binaries_18().is_some(),
         PGBOUNCER => pgbouncer().is_some(),

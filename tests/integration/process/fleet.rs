@@ -7,6 +7,7 @@ mod ahead;
 mod background;
 mod cached;
 mod clocks;
+mod failover;
 mod grants;
 mod herd;
 mod impatient;
@@ -52,6 +53,7 @@ pub fn trials() -> Vec<Trial> {
         outbox::trials(),
         ahead::trials(),
         background::trials(),
+        failover::trials(),
         impatient::trials(),
         isolation::trials(),
         partition::trials(),

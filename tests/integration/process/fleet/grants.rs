@@ -43,7 +43,7 @@ pub async fn seed_grants(fleet: &Fleet, count: usize) -> Vec<String> {
 }
 
 impl Seeder {
-    pub async fn of(fleet: &Fleet) -> Self {
+    pub(super) async fn of(fleet: &Fleet) -> Self {
         Self::at(&fleet.site).await
     }
 

@@ -82,13 +82,13 @@ async fn killed() {
 }
 
 /// Callers that refresh what they draw, wherever a replica lives, until they are stopped.
-struct Load {
+pub struct Load {
     stop: Arc<AtomicBool>,
     callers: Vec<JoinHandle<()>>,
 }
 
 impl Load {
-    fn on(fleet: &Fleet, subjects: &[String], random: &mut StdRng) -> Self {
+    pub(super) fn on(fleet: &Fleet, subjects: &[String], random: &mut StdRng) -> Self {
         const CALLERS: usize = 12;
 
         let stop = Arc::new(AtomicBool::new(false));
@@ -109,7 +109,7 @@ impl Load {
         Self { stop, callers }
     }
 
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         self.stop.store(true, Ordering::SeqCst);
         for caller in self.callers {
             caller.await.expect("no panic");
