@@ -16,7 +16,13 @@ const INDEXES: [(&str, bool, &str, &str); 4] = [
     ("grants_key", true, "grants", "namespace, subject, provider, account"),
     // What is due at one provider; whether a provider has grants at all.
     ("grants_provider_next_refresh_at", false, "grants", "provider, next_refresh_at"),
-    ("revocations_provider_next_attempt_at", false, "revocations", "provider, next_attempt_at"),
+    // What is due at one provider, and how much waits since when.
+    (
+        "revocations_provider_next_attempt_at",
+        false,
+        "revocations",
+        "provider, next_attempt_at, created_at",
+    ),
     ("revocations_expires_at", false, "revocations", "expires_at"),
 ];
 

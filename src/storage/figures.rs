@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sea_orm::sea_query::{Expr, ExprTrait, Func};
+use sea_orm::sea_query::{Expr, ExprTrait, Func, Query};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QuerySelect, QueryTrait};
 
 use super::entity::{grants, revocations};
@@ -10,12 +10,15 @@ use super::{Storage, StorageError};
 use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
 
+/// How many entries of the outbox are counted: where there are more, the exact number helps nobody.
+const MOST: u64 = 100_000;
+
 /// What is still to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backlog {
     /// Refreshes of which it is not known what became of them, and that nobody works on now.
     pub open_intents: u64,
-    /// Tokens that are still to be revoked.
+    /// Tokens that are still to be revoked; counted up to 100,000.
     pub revocations: u64,
     /// How long the oldest of them has waited; zero where there is none.
     pub oldest_revocation: Duration,
@@ -38,14 +41,17 @@ impl Storage {
             .filter(grants::Column::Provider.is_in(providers.iter().map(Name::as_str)))
             .filter(self.past_or_absent(grants::Column::LeaseUntil))
             .into_query();
-        let mut waiting = revocations::Entity::find()
-            .select_only()
-            .expr_as(all(), "count")
-            .expr_as(Func::min(Expr::col(revocations::Column::CreatedAt)), "oldest")
-            .into_query();
+        let mut some = Query::select();
+        some.column(revocations::Column::CreatedAt)
+            .from(revocations::Entity)
+            .and_where(revocations::Column::Provider.is_in(providers.iter().map(Name::as_str)))
+            .limit(MOST);
+        let mut waiting = Query::select();
         waiting
+            .expr_as(all(), "count")
+            .expr_as(Func::min(Expr::col(("some", "created_at"))), "oldest")
             .expr_as(self.now_expr(), "now")
-            .and_where(revocations::Column::Provider.is_in(providers.iter().map(Name::as_str)));
+            .from_subquery(some, "some");
         let missing = || StorageError::damaged("none", "SELECT gave no row");
         let open = self.db.query_one(&open).await?.ok_or_else(missing)?;
         let waiting = self.db.query_one(&waiting).await?.ok_or_else(missing)?;

@@ -1,9 +1,9 @@
 //! Whether the keyring fits the database, and how a lost key is given up.
 
-use sea_orm::sea_query::{Expr, ExprTrait, Func};
+use sea_orm::sea_query::{Expr, ExprTrait, Func, Query};
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait, Condition, EntityTrait, FromQueryResult, QueryFilter,
-    QueryOrder, QuerySelect,
+    ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait, FromQueryResult,
+    QueryFilter, QuerySelect,
 };
 
 use super::entity::{access_tokens, authorizations, encryption_keys, grants, revocations};
@@ -16,8 +16,11 @@ use crate::domain::authorization::{Failure, State};
 /// How many rows of a key are opened to see whether the key is the right one.
 const SAMPLE: u64 = 5;
 
+/// Among how many rows, from a random one on, such rows are looked for.
+const SAMPLED: u64 = 2000;
+
 /// How many rows one statement looks at when a key is given up.
-const BATCH: u64 = 1000;
+const BATCH: u64 = 200;
 
 /// How the keyring fits the database.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -112,7 +115,26 @@ impl Storage {
     }
 
     /// Returns `false` if there are rows sealed under this id and none of a sample opens.
+    ///
+    /// A part of the table is looked at, for all of it would take long.
     async fn opens_rows_of(&self, id: &str) -> Result<bool, StorageError> {
+        let start = self.random.id().as_bytes().to_vec();
+        for from in [start, Vec::new()] {
+            if let Some(opens) = self.sample_opens(id, from).await? {
+                return Ok(opens);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Returns `None` if there are no such rows among those from an id on.
+    async fn sample_opens(&self, id: &str, from: Vec<u8>) -> Result<Option<bool>, StorageError> {
+        let mut part = Query::select();
+        part.column(grants::Column::Id)
+            .from(grants::Entity)
+            .and_where(grants::Column::Id.gte(from))
+            .order_by(grants::Column::Id, sea_orm::Order::Asc)
+            .limit(SAMPLED);
         let sample: Vec<SealedGrant> = grants::Entity::find()
             .select_only()
             .columns([
@@ -123,6 +145,7 @@ impl Storage {
                 grants::Column::Account,
                 grants::Column::RefreshToken,
             ])
+            .filter(Expr::col(grants::Column::Id).in_subquery(part))
             .filter(sealed_under(grants::Column::RefreshToken, id))
             .limit(SAMPLE)
             .into_model()
@@ -142,7 +165,10 @@ impl Storage {
             let sealed = model.refresh_token.as_deref()?;
             Some(self.keyring.open(sealed, &place.aad()) != Err(OpenError::Forged))
         };
-        Ok(sample.is_empty() || sample.iter().any(|model| opens(model) == Some(true)))
+        if sample.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(sample.iter().any(|model| opens(model) == Some(true))))
     }
 
     /// Gives up a key that is lost. Grants that it sealed need a new authorization; what it sealed is
@@ -154,36 +180,54 @@ impl Storage {
     pub async fn forget_key(&self, id: &str) -> Result<Forgotten, StorageError> {
         let mut forgotten = Forgotten::default();
         let mut after = Vec::new();
-        loop {
-            let batch: Vec<Vec<u8>> = grants::Entity::find()
-                .select_only()
-                .column(grants::Column::Id)
-                .filter(grants::Column::Id.gt(after.clone()))
-                .order_by_asc(grants::Column::Id)
-                .limit(BATCH)
-                .into_tuple()
-                .all(&self.db)
-                .await?;
-            let Some(last) = batch.last().cloned() else { break };
+        while let Some(batch) = self.ids_after(grants::Column::Id, after).await? {
             forgotten.grants += self.forget_grants(&batch, id).await?;
-            after = last;
+            after = batch.into_iter().next_back().unwrap_or_default();
         }
-        let failed = Failure::new("key_lost", "The sign-in has to be started again.");
+        let mut after = Vec::new();
+        while let Some(batch) = self.ids_after(authorizations::Column::Id, after).await? {
+            let failed = Failure::new("key_lost", "The sign-in has to be started again.");
+            let _turn = self.turn().await;
+            let failed = self
+                .ending(&State::Failed(failed))
+                .col_expr(authorizations::Column::Quarantine, Expr::value(Option::<Vec<u8>>::None))
+                .filter(authorizations::Column::Id.is_in(batch.clone()))
+                .filter(sealed_under(authorizations::Column::Quarantine, id))
+                .exec(&self.db)
+                .await?;
+            forgotten.authorizations += failed.rows_affected;
+            after = batch.into_iter().next_back().unwrap_or_default();
+        }
+        let mut after = Vec::new();
+        while let Some(batch) = self.ids_after(revocations::Column::Id, after).await? {
+            let _turn = self.turn().await;
+            let deleted = revocations::Entity::delete_many()
+                .filter(revocations::Column::Id.is_in(batch.clone()))
+                .filter(sealed_under(revocations::Column::Token, id))
+                .exec(&self.db)
+                .await?;
+            forgotten.revocations += deleted.rows_affected;
+            after = batch.into_iter().next_back().unwrap_or_default();
+        }
         let _turn = self.turn().await;
-        forgotten.authorizations = self
-            .ending(&State::Failed(failed))
-            .col_expr(authorizations::Column::Quarantine, Expr::value(Option::<Vec<u8>>::None))
-            .filter(sealed_under(authorizations::Column::Quarantine, id))
-            .exec(&self.db)
-            .await?
-            .rows_affected;
-        forgotten.revocations = revocations::Entity::delete_many()
-            .filter(sealed_under(revocations::Column::Token, id))
-            .exec(&self.db)
-            .await?
-            .rows_affected;
         encryption_keys::Entity::delete_by_id(id).exec(&self.db).await?;
         Ok(forgotten)
+    }
+
+    /// The next ids of a table in their order. `None` at the end.
+    async fn ids_after<C: ColumnTrait>(
+        &self,
+        id: C,
+        after: Vec<u8>,
+    ) -> Result<Option<Vec<Vec<u8>>>, StorageError> {
+        let mut page = Query::select();
+        page.expr_as(Expr::col(id), "id")
+            .from(id.entity_name())
+            .and_where(id.gt(after))
+            .order_by(id, sea_orm::Order::Asc)
+            .limit(BATCH);
+        let ids = rows::ids(self.db.query_all(&page).await?)?;
+        Ok((!ids.is_empty()).then_some(ids))
     }
 
     async fn forget_grants(&self, batch: &[Vec<u8>], id: &str) -> Result<u64, StorageError> {

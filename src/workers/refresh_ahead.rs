@@ -18,17 +18,12 @@ use crate::storage::DueWork;
 /// How often the grants that were used are recorded.
 const RECORD_USE: Duration = Duration::from_secs(5);
 
-/// How many are recorded by one statement.
-const AT_ONCE: usize = 500;
+/// How many grants one statement changes: each costs entries in several indexes.
+const AT_ONCE: usize = 100;
 
 /// Works until the broker drains.
 pub async fn run(broker: Arc<Broker>, mut due: watch::Receiver<DueWork>) {
-    let mut idle: Vec<_> = broker
-        .providers()
-        .iter()
-        .filter(|provider| provider.refresh_idle.is_some())
-        .map(|provider| provider.name.clone())
-        .collect();
+    let idle = tokio::spawn(keep_alive(Arc::clone(&broker)));
     let mut lanes = Lanes::default();
     let mut record = tokio::time::interval(RECORD_USE);
     loop {
@@ -42,31 +37,35 @@ pub async fn run(broker: Arc<Broker>, mut due: watch::Receiver<DueWork>) {
                 }
             }
             _ = record.tick() => {
-                keep_alive(&broker, &mut idle).await;
                 record_use(&broker, &broker.take_used()).await;
             }
             () = broker.draining().cancelled() => break,
         }
     }
+    idle.abort();
     lanes.ended().await;
 }
 
 /// Makes grants due for a look that were to be looked at only after their next use, at providers that
-/// are now known to end idle refresh tokens: some with each call, until there are no more.
-async fn keep_alive(broker: &Broker, idle: &mut Vec<Name>) {
-    let Some(provider) = idle.last() else { return };
-    loop {
-        match broker.storage().look_at_all(provider, AT_ONCE as u64).await {
-            Ok(0) => break,
-            Ok(_) if !broker.draining().is_cancelled() => {}
-            Ok(_) => return,
+/// are now known to end idle refresh tokens: once after the start, some at a time.
+async fn keep_alive(broker: Arc<Broker>) {
+    let idle: Vec<Name> = broker
+        .providers()
+        .iter()
+        .filter(|provider| provider.refresh_idle.is_some())
+        .map(|provider| provider.name.clone())
+        .collect();
+    let mut after = None;
+    while !idle.is_empty() && !broker.draining().is_cancelled() {
+        match broker.storage().look_at_all(&idle, after, AT_ONCE as u64).await {
+            Ok(None) => return,
+            Ok(last) => after = last,
             Err(error) => {
-                tracing::warn!(%error, %provider, "cannot look for idle grants");
-                return;
+                tracing::warn!(%error, "cannot look for idle grants; trying again");
+                tokio::time::sleep(RECORD_USE).await;
             }
         }
     }
-    idle.pop();
 }
 
 async fn record_use(broker: &Broker, used: &[Id]) {

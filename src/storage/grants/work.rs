@@ -164,29 +164,54 @@ impl Storage {
         Ok(readable(claimed))
     }
 
-    /// Makes up to `limit` grants of a provider due for a look that were to be looked at only after
-    /// their next use. Returns how many there were.
+    /// Makes grants at these providers due for a look that were to be looked at only after their next
+    /// use, among `limit` grants of any provider after the one named. Returns the last of those, or
+    /// `None` at the end.
     ///
     /// # Errors
     ///
     /// [`StorageError`].
-    pub async fn look_at_all(&self, provider: &Name, limit: u64) -> Result<u64, StorageError> {
-        let mut ids = Query::select();
-        ids.column(grants::Column::Id)
-            .from(grants::Entity)
-            .and_where(grants::Column::Provider.eq(provider.as_str()))
-            .and_where(grants::Column::NextRefreshAt.is_null())
-            .and_where(grants::Column::RefreshToken.is_not_null())
-            .and_where(grants::Column::State.eq(ACTIVE))
-            .limit(limit);
+    pub async fn look_at_all(
+        &self,
+        providers: &[Name],
+        after: Option<Id>,
+        limit: u64,
+    ) -> Result<Option<Id>, StorageError> {
+        let mut page = grants::Entity::find().order_by_asc(grants::Column::Id).limit(limit);
+        if let Some(after) = after {
+            page = page.filter(grants::Column::Id.gt(after.as_bytes().to_vec()));
+        }
+        let page: Vec<(Vec<u8>, String, Option<i64>, String)> = page
+            .select_only()
+            .columns([
+                grants::Column::Id,
+                grants::Column::Provider,
+                grants::Column::NextRefreshAt,
+                grants::Column::State,
+            ])
+            .into_tuple()
+            .all(&self.db)
+            .await?;
+        let last = page.last().map(|(id, ..)| rows::id(id)).transpose()?;
+        let of = |provider: &str| providers.iter().any(|name| name.as_str() == provider);
+        let unlooked: Vec<_> = page
+            .into_iter()
+            .filter(|(_, provider, at, state)| of(provider) && at.is_none() && state == ACTIVE)
+            .map(|(id, ..)| id)
+            .collect();
+        if unlooked.is_empty() {
+            return Ok(last);
+        }
         let _turn = self.turn().await;
-        let stamped = grants::Entity::update_many()
+        grants::Entity::update_many()
             .col_expr(grants::Column::NextRefreshAt, self.now_expr())
-            .filter(Expr::col(grants::Column::Id).in_subquery(ids))
+            .filter(grants::Column::Id.is_in(unlooked))
             .filter(grants::Column::NextRefreshAt.is_null())
+            .filter(grants::Column::RefreshToken.is_not_null())
+            .filter(grants::Column::State.eq(ACTIVE))
             .exec(&self.db)
             .await?;
-        Ok(stamped.rows_affected)
+        Ok(last)
     }
 
     /// When a grant that was claimed is to be looked at again. Absent: not before it is used. Without

@@ -140,9 +140,12 @@ async fn anew<B: Backend>() {
     let grant = store.grant(&key("u1"), "1").await;
     store.grant(&key_at("helper", "other", "u1", ""), "2").await;
     store.storage.look_again(&grant, None).await.expect("storage");
-    let look = || store.storage.look_at_all(&grant.key.provider, 10);
-    assert_eq!(look().await.expect("storage"), 1);
-    assert_eq!(look().await.expect("storage"), 0);
+    let providers = [grant.key.provider.clone()];
+    let look = |after| store.storage.look_at_all(&providers, after, 1);
+    let first = look(None).await.expect("storage");
+    let second = look(first).await.expect("storage");
+    assert!(first.is_some() && second.is_some() && first != second);
+    assert_eq!(look(second).await.expect("storage"), None);
     assert_eq!(claimed(&store).await.iter().map(|g| g.id).collect::<Vec<_>>(), [grant.id]);
 }
 
