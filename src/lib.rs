@@ -31,6 +31,9 @@
 //! - **a metric**: an instrument in `telemetry/metrics.rs`, its row in `docs/operations.md`.
 //! - **an error**: a variant of [`broker::BrokerError`], and its row in `grpc/status.rs`.
 
+// The futures of a use case nest more deeply in an optimized build than the default allows.
+#![recursion_limit = "256"]
+
 pub mod broker;
 pub mod cli;
 pub mod config;

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use futures::{Stream, StreamExt, stream};
 use token_broker_client::proto;
 use tokio::sync::Semaphore;
@@ -87,7 +88,8 @@ impl Service {
                 Ok(bot) => {
                     span.record("bot", bot.name.as_str());
                     let place = call.place();
-                    let run = run(Arc::clone(&self.broker), bot);
+                    // Boxed, so that the call's own future stays small.
+                    let run: BoxFuture<'static, _> = Box::pin(run(Arc::clone(&self.broker), bot));
                     let run = async move {
                         let ended = run.await;
                         drop(place);

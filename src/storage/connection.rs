@@ -10,6 +10,7 @@
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
+use futures::future::BoxFuture;
 use futures::lock::Mutex;
 use sea_orm::sqlx::pool::PoolConnection;
 use sea_orm::sqlx::{self, AssertSqlSafe, PgPool, Postgres, Sqlite, SqlitePool};
@@ -87,11 +88,13 @@ fn conflict_retries() -> ExponentialBuilder {
 /// # Errors
 ///
 /// The last error, if the work failed otherwise or too often.
-pub(super) async fn retry_conflicts<T, F>(work: impl FnMut() -> F) -> Result<T, StorageError>
+pub(super) async fn retry_conflicts<T, F>(mut work: impl FnMut() -> F) -> Result<T, StorageError>
 where
-    F: Future<Output = Result<T, StorageError>>,
+    F: Future<Output = Result<T, StorageError>> + Send,
 {
-    work.retry(conflict_retries()).when(StorageError::is_conflict).await
+    // Boxed, for the futures of a use case nest deeply, and the compiler bounds that.
+    let boxed = || Box::pin(work()) as BoxFuture<'_, _>;
+    boxed.retry(conflict_retries()).when(StorageError::is_conflict).await
 }
 
 impl Pool {
