@@ -3,7 +3,7 @@
 //! An index that an earlier version searched is dropped only where a new one serves that search too.
 
 use sea_orm_migration::prelude::*;
-use sea_orm_migration::sea_orm::ConnectionTrait;
+use sea_orm_migration::sea_orm::{ConnectionTrait, DbBackend, Statement};
 
 use crate::engine::Engine;
 
@@ -66,11 +66,17 @@ impl MigrationTrait for Step {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let db = manager.get_connection();
         let engine = Engine::of(db).await?;
+        if engine != Engine::Sqlite {
+            // To build an index beside running statements waits for those that began before, such as a
+            // backup, and holds up nobody.
+            db.execute_unprepared("SET lock_timeout = 0").await?;
+        }
         let concurrently = if engine == Engine::Sqlite { "" } else { "CONCURRENTLY" };
         for (name, unique, table, columns) in INDEXES {
             let unique = if unique { "UNIQUE" } else { "" };
-            if engine == Engine::Postgres {
-                // An interrupted build leaves an index that is not valid.
+            // An interrupted build leaves an index that is not valid. A valid one stays: by now it may be
+            // the only one that keeps a key unique.
+            if engine == Engine::Postgres && is_invalid(db, name).await? {
                 let drop = format!("DROP INDEX CONCURRENTLY IF EXISTS {name}");
                 db.execute_unprepared(&drop).await?;
             }
@@ -85,10 +91,19 @@ impl MigrationTrait for Step {
             db.execute_unprepared(&drop).await?;
         }
         if engine == Engine::Postgres {
+            // Behind a change of a table that waits, every statement on it would wait.
+            db.execute_unprepared("SET lock_timeout = '3s'").await?;
             for (table, parameters) in STORAGE {
                 db.execute_unprepared(&format!("ALTER TABLE {table} SET ({parameters})")).await?;
             }
         }
         Ok(())
     }
+}
+
+async fn is_invalid(db: &SchemaManagerConnection<'_>, name: &str) -> Result<bool, DbErr> {
+    let sql = "SELECT 1 FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid \
+               WHERE relname = $1 AND pg_table_is_visible(indexrelid) AND NOT indisvalid";
+    let select = Statement::from_sql_and_values(DbBackend::Postgres, sql, [name.into()]);
+    Ok(db.query_one_raw(select).await?.is_some())
 }

@@ -3,6 +3,7 @@
 pub mod authorize;
 mod boot_instant;
 mod cache;
+pub mod caller;
 pub mod cancel;
 pub mod complete;
 pub mod confirm;
@@ -246,11 +247,15 @@ impl Broker {
         if !self.database.is_stable() {
             return Ok(Vec::new());
         }
+        // One whose places are all taken must not fill the batch.
+        let providers = providers
+            .iter()
+            .filter(|name| self.breakers.get(*name).is_some_and(refresh::Breaker::can_recover));
         let without_grace = |name: &Name| {
             self.providers.get(name.as_str()).is_none_or(|p| p.refresh_grace.is_zero())
         };
         let (without_grace, with_grace): (Vec<_>, Vec<_>) =
-            providers.iter().cloned().partition(without_grace);
+            providers.cloned().partition(without_grace);
         let wanted = OpenIntents {
             with_grace: &with_grace,
             without_grace: &without_grace,
@@ -274,10 +279,10 @@ impl Broker {
         }
     }
 
-    /// A place for one call to a provider in the background, if one is free.
+    /// A place for the recovery of one refresh at a provider, if one is free.
     #[must_use]
-    pub fn background_place(&self, provider: &Name) -> Option<OwnedSemaphorePermit> {
-        self.breakers.get(provider)?.background_place()
+    pub fn recovery_place(&self, provider: &Name) -> Option<OwnedSemaphorePermit> {
+        self.breakers.get(provider)?.recovery_place()
     }
 
     /// Every free place for calls to a provider in the background, once there is one. `None` if the
@@ -417,7 +422,10 @@ impl Broker {
         loop {
             match store().await {
                 Err(error) if error.is_transient() => {
-                    self.database.mark_down();
+                    // One statement's error says nothing about the database as a whole.
+                    if error.is_out_of_reach() {
+                        self.database.mark_down();
+                    }
                     if !std::mem::replace(&mut told, true) {
                         tracing::error!(%error, what, "cannot store; held until storage is back");
                     }

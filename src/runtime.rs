@@ -28,6 +28,9 @@ const WATCHERS_END: Duration = Duration::from_secs(2);
 /// and says what was lost.
 const COMMITS_END: Duration = Duration::from_secs(30);
 
+/// How often a process that ends writes its heartbeat.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
 /// How long a process may take to leave the replicas.
 const LEAVES: Duration = Duration::from_secs(2);
 
@@ -137,8 +140,19 @@ pub async fn run(
         ended = parts.join_next() => Some(fault_of(ended)),
     };
     tracing::info!("stopping");
+    // While the address is still this process's own.
+    let leaving = broker.storage().leave_location();
+    drop(tokio::time::timeout(LEAVES, leaving).await);
     stopping.cancel();
     broker.drain();
+    // Until everything is stored, others must not take it for gone.
+    let beating = Arc::clone(&broker);
+    let beating = tokio::spawn(async move {
+        loop {
+            drop(beating.storage().heartbeat().await);
+            tokio::time::sleep(HEARTBEAT).await;
+        }
+    });
 
     // Hard: what has not ended by then is dropped, save what must be stored.
     let all_ended =
@@ -150,6 +164,7 @@ pub async fn run(
     reporting.abort();
     learning.abort();
     let drained = tokio::time::timeout(COMMITS_END, broker.drained()).await;
+    beating.abort();
     if drained.is_ok() {
         // It holds nothing any more, so nobody need wait for its heartbeat to grow old.
         let leaving = broker.storage().deregister_replica();

@@ -54,6 +54,8 @@ use crate::domain::id::Id;
 /// The database, with the keyring that seals what goes in.
 pub struct Storage {
     db: Database,
+    /// Connections that calls cannot exhaust: for heartbeats, and for what providers have answered.
+    reserved: Database,
     /// Where the database is, if it is one that is called.
     server: Option<server::Server>,
     clock: Clock,
@@ -99,6 +101,12 @@ impl Storage {
     async fn begin(&self) -> Result<Write, StorageError> {
         let turn = self.turn().await;
         Ok(Write(self.db.begin(turn).await?))
+    }
+
+    /// The same for what must be stored however busy this replica is.
+    async fn begin_reserved(&self) -> Result<Write, StorageError> {
+        let turn = self.turn().await;
+        Ok(Write(self.reserved.begin(turn).await?))
     }
 }
 

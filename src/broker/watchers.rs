@@ -50,7 +50,9 @@ impl Watchers {
     pub(super) fn watch(self: &Arc<Self>, broker: &Arc<Broker>, id: Id) -> Watching {
         let mut watched = self.lock();
         let sender = watched.authorizations.entry(id).or_insert_with(|| watch::channel(None).0);
-        let changes = sender.subscribe();
+        let mut changes = sender.subscribe();
+        // The caller has read the state before this: what a poll has seen since is news.
+        changes.mark_changed();
         if !std::mem::replace(&mut watched.is_polled, true) {
             let (watchers, broker) = (Arc::clone(self), Arc::clone(broker));
             tokio::spawn(async move { watchers.poll(&broker).await });
@@ -105,10 +107,14 @@ impl Watchers {
 impl Watching {
     /// Waits for the next change.
     pub(super) async fn changed(&mut self) -> Seen {
-        if self.changes.changed().await.is_err() {
-            return Seen::Failed;
+        loop {
+            if self.changes.changed().await.is_err() {
+                return Seen::Failed;
+            }
+            if let Some(seen) = self.changes.borrow_and_update().clone() {
+                return seen;
+            }
         }
-        self.changes.borrow_and_update().clone().unwrap_or(Seen::Failed)
     }
 }
 

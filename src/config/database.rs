@@ -43,7 +43,8 @@ const DEFAULT_CONNECTIONS: u32 = 10;
 
 /// Longer than most partitions of a network and the restart of a machine's container take.
 const REPLICA_TIMEOUT: Duration = Duration::from_secs(60);
-const LEAST: Duration = Duration::from_secs(1);
+/// A few heartbeats.
+const LEAST: Duration = Duration::from_secs(5);
 const MOST: Duration = Duration::from_secs(60 * 60);
 
 /// The database.

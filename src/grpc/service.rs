@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use futures::{Stream, StreamExt, stream};
 use token_broker_client::proto;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 use tracing::Instrument;
 
@@ -17,6 +18,7 @@ use super::convert;
 use super::error::CallError;
 use super::generated::token_broker_service_server::TokenBrokerService;
 use super::status::reason_of;
+use crate::broker::caller::with_caller;
 use crate::broker::{Broker, BrokerError};
 use crate::domain::bot::Bot;
 
@@ -90,11 +92,13 @@ impl Service {
                     let place = call.place();
                     // Boxed, so that the call's own future stays small.
                     let run: BoxFuture<'static, _> = Box::pin(run(Arc::clone(&self.broker), bot));
-                    let run = async move {
+                    let gone = CancellationToken::new();
+                    let run = with_caller(gone.clone(), async move {
                         let ended = run.await;
                         drop(place);
                         ended
-                    };
+                    });
+                    let _waits = gone.drop_guard();
                     let ended = self.broker.detached(run).await;
                     ended.unwrap_or_else(|crash| Err(CallError::Broker(crash)))
                 }

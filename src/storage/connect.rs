@@ -31,6 +31,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a call waits for a connection before the database counts as out of reach.
 pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How many connections of the pool calls cannot have.
+const RESERVED: u32 = 2;
+
 /// How to open a database.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -99,12 +102,21 @@ impl Storage {
     ) -> Result<Self, StorageError> {
         let is_sqlite = settings.is_file();
         let server = if is_sqlite { None } else { Some(Server::parse(settings)?) };
-        let pool = match &server {
-            Some(server) => Pool::Postgres(server.pool(settings.max_connections)),
-            None => Pool::Sqlite(sqlite_pool(settings).await?),
+        let (pool, reserved) = match &server {
+            Some(server) => {
+                let shared = settings.max_connections.saturating_sub(RESERVED).max(1);
+                let reserved = RESERVED.min(settings.max_connections);
+                (Pool::Postgres(server.pool(shared)), Pool::Postgres(server.pool(reserved)))
+            }
+            // There the writers queue, whatever their connection.
+            None => {
+                let pool = sqlite_pool(settings).await?;
+                (Pool::Sqlite(pool.clone()), Pool::Sqlite(pool))
+            }
         };
         Ok(Self {
             db: Database::new(pool),
+            reserved: Database::new(reserved),
             server,
             clock: settings.clock.clone(),
             keyring,
@@ -165,7 +177,10 @@ impl Storage {
     ///
     /// [`StorageError`] where a connection does not close.
     pub async fn close(&self) -> Result<(), StorageError> {
-        let closed = self.db.pool().close();
+        let closed = async {
+            self.db.pool().close().await;
+            self.reserved.pool().close().await;
+        };
         // A connection that is still in use is closed by the end of the process.
         let _ = tokio::time::timeout(ACQUIRE_TIMEOUT, closed).await;
         Ok(())

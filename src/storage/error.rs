@@ -78,8 +78,12 @@ impl StorageError {
             Self::Database(error) => match sqlx_error(error) {
                 Some(error) => kind_of(error),
                 None => match &**error {
-                    DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => ErrorKind::Unavailable,
-                    _ => ErrorKind::Permanent,
+                    DbErr::Type(_)
+                    | DbErr::Json(_)
+                    | DbErr::TryIntoErr { .. }
+                    | DbErr::ConvertFromU64(_)
+                    | DbErr::AttrNotSet(_) => ErrorKind::Permanent,
+                    _ => ErrorKind::Unavailable,
                 },
             },
             Self::UnknownKey { .. } => ErrorKind::Unavailable,
@@ -192,7 +196,8 @@ fn postgres_kind(code: &str) -> ErrorKind {
     const OPERATORS: [&str; 4] = ["42501", "42P01", "42P05", "42703"];
     match code {
         "25006" => ErrorKind::ReadOnly,
-        code if code.starts_with("40") => ErrorKind::Conflict,
+        // Not 40003, after which the transaction may have been committed.
+        "40001" | "40P01" => ErrorKind::Conflict,
         code if code.starts_with("23") => ErrorKind::Constraint,
         code if OPERATORS.contains(&code) => ErrorKind::Unavailable,
         code if PERMANENT.iter().any(|class| code.starts_with(class)) => ErrorKind::Permanent,
@@ -238,6 +243,7 @@ mod tests {
         for (code, kind) in [
             ("40001", ErrorKind::Conflict),
             ("40P01", ErrorKind::Conflict),
+            ("40003", ErrorKind::Unavailable),
             ("25006", ErrorKind::ReadOnly),
             ("23505", ErrorKind::Constraint),
             ("22021", ErrorKind::Permanent),

@@ -6,6 +6,7 @@ use sea_orm::{
     QueryFilter, QuerySelect,
 };
 
+use super::connection::retry_conflicts;
 use super::entity::{access_tokens, authorizations, encryption_keys, grants, revocations};
 use super::grants::REAUTHORIZATION_REQUIRED;
 use super::{Storage, StorageError, rows};
@@ -181,7 +182,7 @@ impl Storage {
         let mut forgotten = Forgotten::default();
         let mut after = Vec::new();
         while let Some(batch) = self.ids_after(grants::Column::Id, after).await? {
-            forgotten.grants += self.forget_grants(&batch, id).await?;
+            forgotten.grants += retry_conflicts(|| self.forget_grants(&batch, id)).await?;
             after = batch.into_iter().next_back().unwrap_or_default();
         }
         let mut after = Vec::new();

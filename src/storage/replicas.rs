@@ -6,7 +6,7 @@ use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, Statement}
 use std::time::Duration;
 
 use super::entity::{grants, replicas};
-use super::{Storage, StorageError};
+use super::{CLOCK_TOLERANCE, Storage, StorageError};
 use crate::domain::time::{Timestamp, millis};
 
 /// How long the row of a replica is kept after its last heartbeat.
@@ -76,9 +76,25 @@ impl Storage {
             )
             .returning_col(replicas::Column::HeartbeatAt);
         let _turn = self.turn().await;
-        let row = self.db.query_one(&insert).await?;
+        let row = self.reserved.query_one(&insert).await?;
         let row = row.ok_or_else(|| StorageError::damaged("replicas", "no row was returned"))?;
         Ok(Timestamp::from_millis(row.try_get("", "heartbeat_at")?))
+    }
+
+    /// Gives up this process's location before another process can bind its address: until it has left,
+    /// it may hold responses.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`].
+    pub async fn leave_location(&self) -> Result<(), StorageError> {
+        let _turn = self.turn().await;
+        replicas::Entity::update_many()
+            .col_expr(replicas::Column::Location, Expr::value(Option::<String>::None))
+            .filter(replicas::Column::Id.eq(self.replica.as_bytes().to_vec()))
+            .exec(&self.reserved)
+            .await?;
+        Ok(())
     }
 
     /// Removes this process from the replicas: it holds no response any more.
@@ -123,6 +139,11 @@ impl Storage {
             .and_where(
                 Expr::col((replicas::Entity, replicas::Column::HeartbeatAt))
                     .gt(self.now_once().sub(millis(timeout))),
+            )
+            // One from the future was written before the clock was set back.
+            .and_where(
+                Expr::col((replicas::Entity, replicas::Column::HeartbeatAt))
+                    .lte(self.now_once().add(millis(CLOCK_TOLERANCE))),
             );
         select
     }

@@ -100,7 +100,8 @@ impl Server {
             MIGRATION_LOCK_TIMEOUT.as_millis()
         );
         PgPoolOptions::new()
-            .max_connections(2)
+            // One, so that what a step sets for its session holds for its next statement.
+            .max_connections(1)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .after_connect(move |connection, _| {
                 let setup = setup.clone();

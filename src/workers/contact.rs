@@ -96,7 +96,7 @@ async fn look(broker: &Broker, looks: u32) -> bool {
             if let Ok(Err(error)) = &failed
                 && broker.storage_answers()
             {
-                tracing::warn!(%error, "the heartbeat cannot be written");
+                tracing::warn!(%error, "cannot write the heartbeat; the database is down or accepts no writes");
             }
             broker.database_failed();
             false
@@ -109,9 +109,13 @@ async fn enter(broker: &Broker, location: Option<&str>) -> Result<(), String> {
     let storage = broker.storage();
     loop {
         let entered = async {
-            let report = storage.check_keys().await?;
+            let mut report = storage.check_keys().await?;
             if report.wrong.is_empty() {
                 storage.record_keys(&report).await?;
+                // Another replica may have recorded another key under the same id meanwhile.
+                report = storage.check_keys().await?;
+            }
+            if report.wrong.is_empty() {
                 storage.register_replica(location).await?;
             }
             Ok::<_, StorageError>(report)
@@ -193,7 +197,7 @@ async fn prepare(broker: &Broker, schema: Schema) -> Result<(), String> {
             }
             // It went away in the middle.
             Err(error) if error.is_out_of_reach() => {
-                tracing::warn!(%error, "the database went away; trying again");
+                tracing::warn!(%error, "cannot migrate the database yet; trying again");
                 tokio::time::sleep(PAUSE).await;
             }
             Err(error) => return Err(format!("cannot see to the database's schema: {error}")),

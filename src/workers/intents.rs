@@ -61,7 +61,7 @@ async fn round(broker: &Arc<Broker>, passed_over: &mut HashMap<Id, Instant>) -> 
     };
     let full = open.len() as u64 == BATCH;
     let recovering = open.iter().filter_map(|grant| {
-        let place = broker.background_place(&grant.key.provider)?;
+        let place = broker.recovery_place(&grant.key.provider)?;
         let (recovering, of) = (Arc::clone(broker), grant.clone());
         let task = tokio::spawn(async move {
             let recovered = recovering.take_up(&of).await;

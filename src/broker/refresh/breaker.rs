@@ -30,12 +30,17 @@ const AT_ONCE: usize = 32;
 /// How many of them may be refreshes that no caller waits for.
 const BACKGROUND: usize = AT_ONCE / 2;
 
+/// How many recoveries of refreshes of unknown outcome are under way at once: places that refreshes ahead
+/// of time cannot take.
+const RECOVERY: usize = AT_ONCE / 4;
+
 /// The breaker of one provider.
 #[derive(Debug)]
 pub(in super::super) struct Breaker {
     state: Mutex<State>,
     places: Arc<Semaphore>,
     background: Arc<Semaphore>,
+    recovery: Arc<Semaphore>,
 }
 
 #[derive(Debug, Default)]
@@ -77,6 +82,7 @@ impl Default for Breaker {
             state: Mutex::default(),
             places: Arc::new(Semaphore::new(AT_ONCE)),
             background: Arc::new(Semaphore::new(BACKGROUND)),
+            recovery: Arc::new(Semaphore::new(RECOVERY)),
         }
     }
 }
@@ -101,7 +107,17 @@ impl Breaker {
         Arc::clone(&self.background).try_acquire_owned().ok()
     }
 
-    /// Waits for such a place.
+    /// A place for the recovery of a refresh, if one is free.
+    pub(in super::super) fn recovery_place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.recovery).try_acquire_owned().ok()
+    }
+
+    /// Returns `true` if such a place is free.
+    pub(in super::super) fn can_recover(&self) -> bool {
+        self.recovery.available_permits() > 0
+    }
+
+    /// Waits for a place for a refresh that no caller waits for.
     pub(in super::super) async fn next_background_place(&self) -> OwnedSemaphorePermit {
         Arc::clone(&self.background).acquire_owned().await.expect("it is never closed")
     }

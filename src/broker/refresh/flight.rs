@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tracing::Instrument;
 
 use super::super::boot_instant::BootInstant;
+use super::super::caller;
 use super::super::lend::reauthorization;
 use super::breaker::{Permit, Stopped};
 use super::settle::Attempt;
@@ -74,6 +75,12 @@ impl Flights {
                     return outcome.map(|()| held);
                 }
                 refusal(&held)?;
+            }
+        };
+        let joined = async {
+            tokio::select! {
+                outcome = joined => outcome,
+                () = caller::gone() => Err(BrokerError::Overloaded),
             }
         };
         tokio::time::timeout(PATIENCE, joined).await.unwrap_or_else(|_| {
@@ -183,6 +190,10 @@ impl Broker {
             // What has not begun must not begin any more: nobody would wait for its answer.
             if self.draining.is_cancelled() {
                 return Err(BrokerError::Overloaded);
+            }
+            // Without a heartbeat others would take this replica for gone while it holds a response.
+            if !self.database.is_up() {
+                return Err(BrokerError::StorageUnavailable);
             }
             match self.claim(&grant, provider).await? {
                 Claim::Mine(lease, claimed) => {

@@ -140,7 +140,7 @@ impl Storage {
         end: &State,
         disposal: &Disposal<'_>,
     ) -> Result<(), StorageError> {
-        let write = self.begin().await?;
+        let write = self.begin_reserved().await?;
         let answered = (answer, exchanged_at);
         self.discard_on(&write, authorization, answered, end, disposal).await?;
         write.commit().await
@@ -214,7 +214,7 @@ impl Storage {
         let held = authorizations::Entity::update_many()
             .col_expr(authorizations::Column::Quarantine, Expr::value(sealed))
             .filter(in_state(authorization.id, &[EXCHANGING]))
-            .exec(&self.db)
+            .exec(&self.reserved)
             .await?;
         Ok(held.rows_affected > 0)
     }
@@ -249,7 +249,7 @@ impl Storage {
     ) -> Result<bool, StorageError> {
         let Answered { answer, identity, exchanged_at } = answered;
         let sealed = self.seal_answer(place(authorization), answer);
-        let write = self.begin().await?;
+        let write = self.begin_reserved().await?;
         let stored = authorizations::Entity::update_many()
             .col_expr(authorizations::Column::State, Expr::value(AWAITING))
             .col_expr(authorizations::Column::Quarantine, Expr::value(sealed))

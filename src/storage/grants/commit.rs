@@ -57,7 +57,7 @@ impl Storage {
         disposal: &Disposal<'_>,
     ) -> Result<Committed, StorageError> {
         let access = &tokens.access_token;
-        let write = self.begin().await?;
+        let write = self.begin_reserved().await?;
         let mut update = self
             .commit_columns(grant, tokens.refresh_token.as_ref(), false)
             .col_expr(grants::Column::State, Expr::value(ACTIVE))
@@ -141,7 +141,7 @@ impl Storage {
         reason: &str,
         disposal: &Disposal<'_>,
     ) -> Result<Committed, StorageError> {
-        let write = self.begin().await?;
+        let write = self.begin_reserved().await?;
         let sealed = self.seal_answer(place(grant, LAST_ANSWER), answer);
         let stored = self
             .commit_columns(grant, refresh_token, refresh_token.is_none())
@@ -195,7 +195,7 @@ impl Storage {
             .col_expr(grants::Column::LastAnswer, Expr::value(sealed))
             .col_expr(grants::Column::Failures, Expr::col(grants::Column::Failures).add(1_i64))
             .col_expr(grants::Column::LastError, Expr::value(reason))
-            .exec(&self.db)
+            .exec(&self.reserved)
             .await?;
         Ok(stored.rows_affected > 0)
     }
@@ -214,7 +214,8 @@ impl Storage {
             )
             .col_expr(grants::Column::UpdatedAt, self.now_expr())
             .col_expr(grants::Column::LeaseOwner, Expr::value(Option::<Vec<u8>>::None))
-            .col_expr(grants::Column::LeaseUntil, Expr::value(Option::<i64>::None));
+            .col_expr(grants::Column::LeaseUntil, Expr::value(Option::<i64>::None))
+            .col_expr(grants::Column::LeaseReplica, Expr::value(Option::<Vec<u8>>::None));
         if !intent_stays {
             update = update.col_expr(grants::Column::IntentAt, Expr::value(Option::<i64>::None));
         }

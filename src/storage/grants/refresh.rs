@@ -123,7 +123,8 @@ impl Storage {
     pub async fn undo_claim(&self, grant: &Grant, lease: &Lease) -> Result<(), StorageError> {
         let mut update = grants::Entity::update_many()
             .col_expr(grants::Column::LeaseOwner, Expr::value(Option::<Vec<u8>>::None))
-            .col_expr(grants::Column::LeaseUntil, Expr::value(Option::<i64>::None));
+            .col_expr(grants::Column::LeaseUntil, Expr::value(Option::<i64>::None))
+            .col_expr(grants::Column::LeaseReplica, Expr::value(Option::<Vec<u8>>::None));
         if !lease.intent_was_open {
             update = update.col_expr(grants::Column::IntentAt, Expr::value(Option::<i64>::None));
         }
@@ -131,7 +132,7 @@ impl Storage {
         update
             .filter(grants::Column::Id.eq(grant.id.as_bytes().to_vec()))
             .filter(grants::Column::LeaseOwner.eq(lease.owner.as_bytes().to_vec()))
-            .exec(&self.db)
+            .exec(&self.reserved)
             .await?;
         Ok(())
     }
@@ -144,10 +145,11 @@ impl Storage {
         grants::Entity::update_many()
             .col_expr(grants::Column::LeaseOwner, Expr::value(Option::<Vec<u8>>::None))
             .col_expr(grants::Column::LeaseUntil, Expr::value(Option::<i64>::None))
+            .col_expr(grants::Column::LeaseReplica, Expr::value(Option::<Vec<u8>>::None))
             .col_expr(grants::Column::IntentAt, Expr::value(intent_at))
             .filter(grants::Column::Id.eq(claimed.id.clone()))
             .filter(grants::Column::LeaseOwner.eq(claimed.lease_owner.clone()))
-            .exec(&self.db)
+            .exec(&self.reserved)
             .await?;
         Ok(())
     }
@@ -165,7 +167,7 @@ impl Storage {
             .filter(grants::Column::Id.eq(grant.id.as_bytes().to_vec()))
             .filter(grants::Column::LeaseOwner.eq(owner.as_bytes().to_vec()))
             .filter(Expr::col(grants::Column::LeaseUntil).gte(now))
-            .exec(&self.db)
+            .exec(&self.reserved)
             .await?;
         Ok(renewed.rows_affected > 0)
     }
@@ -193,6 +195,7 @@ impl Storage {
         let mut update = grants::Entity::update_many()
             .col_expr(grants::Column::LeaseOwner, Expr::value(Option::<Vec<u8>>::None))
             .col_expr(grants::Column::LeaseUntil, Expr::value(Option::<i64>::None))
+            .col_expr(grants::Column::LeaseReplica, Expr::value(Option::<Vec<u8>>::None))
             .col_expr(grants::Column::Failures, Expr::col(grants::Column::Failures).add(1_i64))
             .col_expr(grants::Column::NextAttemptAt, next_attempt_at)
             .col_expr(grants::Column::LastError, Expr::value(reason));
@@ -203,7 +206,7 @@ impl Storage {
         update
             .filter(grants::Column::Id.eq(grant.id.as_bytes().to_vec()))
             .filter(grants::Column::LeaseOwner.eq(owner.as_bytes().to_vec()))
-            .exec(&self.db)
+            .exec(&self.reserved)
             .await?;
         Ok(())
     }
@@ -221,11 +224,12 @@ impl Storage {
             .col_expr(grants::Column::UpdatedAt, self.now_expr())
             .col_expr(grants::Column::LeaseOwner, Expr::value(Option::<Vec<u8>>::None))
             .col_expr(grants::Column::LeaseUntil, Expr::value(Option::<i64>::None))
+            .col_expr(grants::Column::LeaseReplica, Expr::value(Option::<Vec<u8>>::None))
             .col_expr(grants::Column::IntentAt, Expr::value(Option::<i64>::None))
             .col_expr(grants::Column::NextRefreshAt, Expr::value(Option::<i64>::None))
             .col_expr(grants::Column::LastError, Expr::value(reason))
             .filter(of_version(grant.id, grant.version))
-            .exec(&self.db)
+            .exec(&self.reserved)
             .await?;
         Ok(flagged.rows_affected > 0)
     }

@@ -122,7 +122,7 @@ impl Fleet {
         // A replica that was killed is not waited for longer than a test can.
         let is_other_build = std::env::var_os("TOKEN_BROKER_TEST_BINARY").is_some();
         if !is_other_build && !variables.iter().any(|(name, _)| *name == REPLICA_TIMEOUT) {
-            variables.push((REPLICA_TIMEOUT, "1s".to_owned()));
+            variables.push((REPLICA_TIMEOUT, "5s".to_owned()));
         }
         let database = Database::connect(&database_url).await.expect("it answers");
         let replicas = (0..REPLICAS).map(|_| None).collect();

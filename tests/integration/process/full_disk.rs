@@ -9,13 +9,13 @@ use libtest_mimic::Trial;
 use super::fleet::Seeder;
 use super::premises::Premises;
 use super::site::Site;
+use crate::harness::long_trial_with;
 use crate::harness::soak::{report, size};
 use crate::harness::tools;
-use crate::harness::trial_with;
 use crate::harness::world::{get_token, refresh};
 
 pub fn trials() -> Vec<Trial> {
-    vec![trial_with(
+    vec![long_trial_with(
         &[tools::SMALL_DISK],
         "process::full_disk::loses_no_write_that_was_acknowledged",
         full,

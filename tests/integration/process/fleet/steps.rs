@@ -42,7 +42,7 @@ async fn fleet(grace: Duration) -> Fleet {
         database.execute_unprepared(sql).await.expect("a statement");
     }
     let url = format!("{url}?options=-c%20search_path%3Dpublic,pg_catalog");
-    Fleet::on(url, grace, &[(REPLICA_TIMEOUT, "1s")]).await
+    Fleet::on(url, grace, &[(REPLICA_TIMEOUT, "5s")]).await
 }
 
 async fn set(fleet: &Fleet, seconds: i32) {
