@@ -146,11 +146,15 @@ pub async fn run(
     stopping.cancel();
     broker.drain();
     // Until everything is stored, others must not take it for gone.
-    let beating = Arc::clone(&broker);
+    let (beating, held) = (Arc::clone(&broker), CancellationToken::new());
+    let stored = held.clone();
     let beating = tokio::spawn(async move {
-        loop {
+        while !stored.is_cancelled() {
             drop(beating.storage().heartbeat().await);
-            tokio::time::sleep(HEARTBEAT).await;
+            tokio::select! {
+                () = tokio::time::sleep(HEARTBEAT) => {}
+                () = stored.cancelled() => {}
+            }
         }
     });
 
@@ -164,7 +168,9 @@ pub async fn run(
     reporting.abort();
     learning.abort();
     let drained = tokio::time::timeout(COMMITS_END, broker.drained()).await;
-    beating.abort();
+    // Its last heartbeat must not come after the row is deleted.
+    held.cancel();
+    drop(tokio::time::timeout(LEAVES, beating).await);
     if drained.is_ok() {
         // It holds nothing any more, so nobody need wait for its heartbeat to grow old.
         let leaving = broker.storage().deregister_replica();

@@ -41,6 +41,8 @@ pub(super) enum Sharing {
 struct State {
     /// Since when the database answers. `None` if it does not, or has not been asked yet.
     up_since: Option<BootInstant>,
+    /// When it last answered.
+    answered_at: Option<BootInstant>,
     /// Whether it failed since the start.
     was_down: bool,
     clock: Option<ClockReading>,
@@ -71,7 +73,9 @@ impl DatabaseHealth {
 
     /// Records that the database answers.
     pub(super) fn mark_up(&self) {
-        self.lock().up_since.get_or_insert_with(BootInstant::now);
+        let mut state = self.lock();
+        state.up_since.get_or_insert_with(BootInstant::now);
+        state.answered_at = Some(BootInstant::now());
     }
 
     /// Records what the database's clock showed between two times. Returns by how many milliseconds it
@@ -105,6 +109,13 @@ impl DatabaseHealth {
     pub(super) fn is_up(&self) -> bool {
         let state = self.lock();
         state.up_since.is_some() || (self.sharing == Sharing::Alone && !state.was_down)
+    }
+
+    /// Returns `true` if other replicas do not yet take this one for gone, which they do when its last
+    /// heartbeat is older than `timeout`.
+    pub(super) fn is_known_to_live(&self, timeout: Duration) -> bool {
+        let answered_at = self.lock().answered_at;
+        self.sharing == Sharing::Alone || answered_at.is_some_and(|at| at.elapsed() < timeout / 2)
     }
 
     /// Returns `true` if leases of other replicas may be judged by what the database shows.

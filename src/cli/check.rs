@@ -78,6 +78,12 @@ async fn database(config: &Config) -> anyhow::Result<String> {
     }
     let storage = connect(config).await?;
     let status = storage.migration_status().await?;
+    if storage.is_read_only().await? {
+        anyhow::bail!(
+            "accepts no writes (a standby, or default_transaction_read_only); point database.url at the \
+             primary"
+        );
+    }
     let keys = storage.check_keys().await?;
     storage.close().await?;
     if !keys.wrong.is_empty() {

@@ -8,6 +8,7 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use super::{connect, say};
 use crate::config::Config;
 use crate::crypto::random::Random;
+use crate::storage::Forgotten;
 
 pub(super) fn new(id: Option<String>, line: bool) -> anyhow::Result<ExitCode> {
     let random = Random::system();
@@ -45,8 +46,15 @@ pub(super) async fn forget(config: &Config, id: &str, is_sure: bool) -> anyhow::
         );
     }
     let storage = connect(config).await?;
+    let missing = storage.check_keys().await.context("cannot read the keys")?.missing;
     let forgotten = storage.forget_key(id).await.context("cannot give up the key; run it again")?;
     storage.close().await?;
+    if forgotten == Forgotten::default() && !missing.iter().any(|known| known == id) {
+        anyhow::bail!(
+            "no row was sealed with the key {id}; keys with sealed rows that are not configured: {}",
+            if missing.is_empty() { "none".to_owned() } else { missing.join(", ") }
+        );
+    }
     say(&format!(
         "gave up the key {id}: {} grants need a new authorization, {} sign-ins under way failed, {} \
          tokens can no longer be revoked at their provider",

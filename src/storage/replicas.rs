@@ -108,6 +108,22 @@ impl Storage {
         Ok(())
     }
 
+    /// Returns `true` if the server accepts no writes, as a standby does.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`].
+    pub async fn is_read_only(&self) -> Result<bool, StorageError> {
+        if !self.is_shared() {
+            return Ok(false);
+        }
+        let shown = "SELECT current_setting('transaction_read_only') AS shown";
+        let statement = Statement::from_string(self.db.get_database_backend(), shown);
+        let row = self.db.query_one_raw(statement).await?;
+        let row = row.ok_or_else(|| StorageError::damaged("none", "SELECT gave no row"))?;
+        Ok(row.try_get::<String>("", "shown")? == "on")
+    }
+
     /// The isolation level of this process's sessions, in the server's words. On SQLite, whose
     /// transactions are serializable, `serializable`.
     ///

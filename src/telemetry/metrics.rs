@@ -328,13 +328,16 @@ impl Metrics {
             })
             .build();
         let seen = Arc::clone(&figures);
-        gauge("token_broker.storage.up", "Whether the database answers: 1 or 0.")
-            .with_callback(move |observer| {
-                if let Some(seen) = seen() {
-                    observer.observe(f64::from(u8::from(seen.storage_up)), &[]);
-                }
-            })
-            .build();
+        gauge(
+            "token_broker.storage.up",
+            "Whether the database answers and accepts writes: 1 or 0.",
+        )
+        .with_callback(move |observer| {
+            if let Some(seen) = seen() {
+                observer.observe(f64::from(u8::from(seen.storage_up)), &[]);
+            }
+        })
+        .build();
         gauge("token_broker.breaker.open", "Whether calls to a provider are stopped: 1 or 0.")
             .with_callback(move |observer| {
                 for (provider, stopped) in figures().into_iter().flat_map(|seen| seen.breakers) {

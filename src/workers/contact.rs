@@ -107,6 +107,7 @@ async fn look(broker: &Broker, looks: u32) -> bool {
 /// Enters this process among the replicas, once its keys fit the database.
 async fn enter(broker: &Broker, location: Option<&str>) -> Result<(), String> {
     let storage = broker.storage();
+    let mut said: Option<Instant> = None;
     loop {
         let entered = async {
             let mut report = storage.check_keys().await?;
@@ -133,7 +134,11 @@ async fn enter(broker: &Broker, location: Option<&str>) -> Result<(), String> {
                 break;
             }
             Err(error) if error.is_transient() => {
-                tracing::warn!(%error, "the database went away; trying again");
+                if said.is_none_or(|at| at.elapsed() >= SAY_AGAIN) {
+                    let reason = error.reason();
+                    tracing::warn!(error = reason, "waiting for a database that accepts writes");
+                    said = Some(Instant::now());
+                }
                 tokio::time::sleep(PAUSE).await;
             }
             Err(error) => return Err(format!("cannot enter the replicas: {error}")),

@@ -191,8 +191,10 @@ impl Broker {
             if self.draining.is_cancelled() {
                 return Err(BrokerError::Overloaded);
             }
-            // Without a heartbeat others would take this replica for gone while it holds a response.
-            if !self.database.is_up() {
+            // Others would take this replica for gone while it holds the response, and repeat the refresh.
+            if provider.refresh_grace.is_zero()
+                && !self.database.is_known_to_live(self.settings.replica_timeout)
+            {
                 return Err(BrokerError::StorageUnavailable);
             }
             match self.claim(&grant, provider).await? {

@@ -89,6 +89,9 @@ async fn lost() {
     assert!(refused.stderr.contains("add --yes to do so"), "{refused:?}");
     let known = site.run(&["keys", "forget", "new", "--yes"]).await;
     assert!(known.stderr.contains("encryption.keys has the key new"), "{known:?}");
+    let mistyped = site.run(&["keys", "forget", "tset", "--yes"]).await;
+    assert!(mistyped.stderr.contains("no row was sealed with the key tset"), "{mistyped:?}");
+    assert!(mistyped.stderr.contains("not configured: test"), "{mistyped:?}");
     // Beside `serve`.
     let given_up = site.run(&["keys", "forget", "test", "--yes"]).await;
     assert_eq!(given_up.code, Some(0), "{given_up:?}");
