@@ -32,7 +32,7 @@ const COMMITS_END: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// How long a process may take to leave the replicas.
-const LEAVES: Duration = Duration::from_secs(2);
+const LEAVES: Duration = Duration::from_secs(1);
 
 /// The sockets of a broker.
 #[derive(Debug)]

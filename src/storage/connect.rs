@@ -177,10 +177,7 @@ impl Storage {
     ///
     /// [`StorageError`] where a connection does not close.
     pub async fn close(&self) -> Result<(), StorageError> {
-        let closed = async {
-            self.db.pool().close().await;
-            self.reserved.pool().close().await;
-        };
+        let closed = futures::future::join(self.db.pool().close(), self.reserved.pool().close());
         // A connection that is still in use is closed by the end of the process.
         let _ = tokio::time::timeout(ACQUIRE_TIMEOUT, closed).await;
         Ok(())
