@@ -102,7 +102,11 @@ impl Storage {
             .expr(Expr::value(1))
             .from(grants::Entity)
             .and_where(Expr::col((grants::Entity, grants::Column::Provider)).eq(provider()))
-            .and_where(Expr::col(grants::Column::NextRefreshAt).lte(self.now_once()));
+            .and_where(Expr::col(grants::Column::NextRefreshAt).lte(self.now_once()))
+            // In the order of the index and with an OFFSET, or PostgreSQL may read the whole table.
+            .order_by(grants::Column::NextRefreshAt, sea_orm::Order::Asc)
+            .limit(1)
+            .offset(0);
         let mut entries = Query::select();
         entries
             .expr(Expr::value(1))
@@ -110,7 +114,10 @@ impl Storage {
             .and_where(
                 Expr::col((revocations::Entity, revocations::Column::Provider)).eq(provider()),
             )
-            .and_where(Expr::col(revocations::Column::NextAttemptAt).lte(self.now_once()));
+            .and_where(Expr::col(revocations::Column::NextAttemptAt).lte(self.now_once()))
+            .order_by(revocations::Column::NextAttemptAt, sea_orm::Order::Asc)
+            .limit(1)
+            .offset(0);
         let mut select = Query::select();
         select
             .expr_as(provider(), "provider")

@@ -46,7 +46,7 @@ async fn serializable() {
     let fleet = Fleet::on(url, Duration::ZERO, &[]).await;
     let subjects = seed_grants(&fleet, USERS).await;
     let calls = Arc::new(AtomicUsize::new(0));
-    let rounds = size(8, 40);
+    let rounds = size(8, 80);
     let users = subjects.iter().enumerate().map(|(number, subject)| {
         let (subject, calls) = (subject.clone(), Arc::clone(&calls));
         let mut client = fleet.client(number % super::REPLICAS);
