@@ -34,21 +34,19 @@
 
 mod redacted;
 mod refusal;
+mod transport;
 
-use std::error::Error;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
-use tonic::Status;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
-use tower::ServiceExt;
-use tower::util::MapErr;
 
 pub use refusal::{Reason, Refusal};
+pub use transport::Transport;
 
 /// The generated messages and client.
 #[expect(clippy::allow_attributes_without_reason, reason = "generated")]
@@ -65,9 +63,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 type Generated = proto::token_broker_service_client::TokenBrokerServiceClient<
     InterceptedService<Transport, ApiKey>,
 >;
-
-/// A channel whose failures have the code that callers act on.
-type Transport = MapErr<Channel, fn(tonic::transport::Error) -> Status>;
 
 /// The generated client, whose calls carry an API key. Cheap to clone.
 #[derive(Clone)]
@@ -86,27 +81,8 @@ impl Client {
     /// A client over a channel.
     #[must_use]
     pub fn new(channel: Channel, key: ApiKey) -> Self {
-        let transport = channel.map_err(failed as fn(_) -> _);
-        Self(Generated::new(InterceptedService::new(transport, key)))
+        Self(Generated::new(InterceptedService::new(Transport::new(channel), key)))
     }
-}
-
-/// A call that met a connection on its way out was not sent, or not taken: the server has said that it is
-/// going, and answers those calls alone that it had begun (RFC 9113 section 6.8). To its caller that is a
-/// server that is away for a moment, and no cancellation of its own.
-fn failed(error: tonic::transport::Error) -> Status {
-    let mut cause: Option<&dyn Error> = Some(&error);
-    while let Some(error) = cause {
-        let unsent = error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled);
-        let going = |error: &h2::Error| {
-            error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR)
-        };
-        if unsent || error.downcast_ref::<h2::Error>().is_some_and(going) {
-            return Status::unavailable("the connection ended before the call was taken");
-        }
-        cause = error.source();
-    }
-    Status::from_error(Box::new(error))
 }
 
 impl Deref for Client {
