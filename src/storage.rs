@@ -25,8 +25,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use sea_orm::ConnectionTrait;
 use sea_orm::sea_query::{LockBehavior, LockType, SelectStatement};
+use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, UpdateMany};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use authorizations::{Answered, Awaiting, Begun, NewAuthorization, Seen};
@@ -45,7 +45,7 @@ pub use revocations::{Disposal, Revocation};
 pub use seal::UnreadableCounts;
 pub use server::OutOfReach;
 
-use self::connection::{Database, Transaction};
+use self::connection::{Database, Transaction, retry_conflicts};
 use self::seal::Unreadable;
 use crate::crypto::keyring::Keyring;
 use crate::crypto::random::Random;
@@ -111,22 +111,33 @@ impl Storage {
 }
 
 impl Storage {
-    /// Begins to claim the rows whose `id` a statement selects: those that nobody else claims now. Absent
-    /// where there are none.
-    async fn begin_claim(
+    /// Claims rows whose `id` a statement selects, those that no other replica is claiming now, in one
+    /// transaction with the update that marks them as claimed.
+    async fn claim<E>(
         &self,
-        mut ids: SelectStatement,
-    ) -> Result<Option<(Write, Vec<Vec<u8>>)>, StorageError> {
-        // Mostly there is nothing, and then nobody else need wait for a look.
-        if self.db.query_one(&ids).await?.is_none() {
-            return Ok(None);
+        ids: &SelectStatement,
+        id: E::Column,
+        update: &UpdateMany<E>,
+    ) -> Result<Vec<E::Model>, StorageError>
+    where
+        E: EntityTrait,
+    {
+        // Usually there is nothing, and then no writer need wait for a look.
+        if self.db.query_one(ids).await?.is_none() {
+            return Ok(Vec::new());
         }
-        let write = self.begin().await?;
+        let mut ids = ids.clone();
         // On SQLite, which has one writer, the lock clause is left out. A statement of its own: as a part
         // of the one that claims it might be run more than once, and lock more than it is to.
         ids.lock_with_behavior(LockType::Update, LockBehavior::SkipLocked);
-        let ids = rows::ids(write.query_all(&ids).await?)?;
-        Ok(Some((write, ids)))
+        retry_conflicts(|| async {
+            let write = self.begin().await?;
+            let ids = rows::ids(write.query_all(&ids).await?)?;
+            let claimed = update.clone().filter(id.is_in(ids)).exec_with_returning(&*write).await?;
+            write.commit().await?;
+            Ok(claimed)
+        })
+        .await
     }
 }
 

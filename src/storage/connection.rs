@@ -264,50 +264,42 @@ impl ConnectionTrait for Transaction {
     }
 }
 
+/// Runs the same code on either kind of connection.
+macro_rules! on {
+    ($session:ident, $connection:ident => $run:expr) => {
+        match &mut $session.connection {
+            Connection::Sqlite($connection) => $run,
+            Connection::Postgres($connection) => $run,
+        }
+    };
+}
+
 impl Session {
     async fn execute(&mut self, statement: Statement) -> Result<ExecResult, DbErr> {
-        let Statement { sql, values, .. } = statement;
-        let arguments = SqlxValues(values.unwrap_or_else(|| sea_orm::Values(Vec::new())));
-        let safe = AssertSqlSafe(sql.as_str());
+        let (sql, arguments) = parts(statement);
         let before = self.begin_statement()?;
-        let ended = self
-            .timeout
-            .run(&sql, async {
-                match &mut self.connection {
-                    Connection::Sqlite(connection) => {
-                        let query = sqlx::query_with(safe, arguments);
-                        query.execute(&mut **connection).await.map(ExecResult::from)
-                    }
-                    Connection::Postgres(connection) => {
-                        let query = sqlx::query_with(safe, arguments);
-                        query.execute(&mut **connection).await.map(ExecResult::from)
-                    }
-                }
+        let ended = self.timeout.run(&sql, async {
+            let sql = AssertSqlSafe(sql.as_str());
+            on!(self, connection => {
+                let query = sqlx::query_with(sql, arguments);
+                query.execute(&mut **connection).await.map(ExecResult::from)
             })
-            .await;
+        });
+        let ended = ended.await;
         self.end_statement(before, ended, DbErr::Exec)
     }
 
     async fn query_all(&mut self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
-        let Statement { sql, values, .. } = statement;
-        let arguments = SqlxValues(values.unwrap_or_else(|| sea_orm::Values(Vec::new())));
-        let safe = AssertSqlSafe(sql.as_str());
+        let (sql, arguments) = parts(statement);
         let before = self.begin_statement()?;
-        let ended = self
-            .timeout
-            .run(&sql, async {
-                match &mut self.connection {
-                    Connection::Sqlite(connection) => {
-                        let rows = sqlx::query_with(safe, arguments).fetch_all(&mut **connection);
-                        Ok(rows.await?.into_iter().map(QueryResult::from).collect())
-                    }
-                    Connection::Postgres(connection) => {
-                        let rows = sqlx::query_with(safe, arguments).fetch_all(&mut **connection);
-                        Ok(rows.await?.into_iter().map(QueryResult::from).collect())
-                    }
-                }
+        let ended = self.timeout.run(&sql, async {
+            let sql = AssertSqlSafe(sql.as_str());
+            on!(self, connection => {
+                let rows = sqlx::query_with(sql, arguments).fetch_all(&mut **connection).await?;
+                Ok(rows.into_iter().map(QueryResult::from).collect())
             })
-            .await;
+        });
+        let ended = ended.await;
         self.end_statement(before, ended, DbErr::Query)
     }
 
@@ -316,19 +308,10 @@ impl Session {
         let query = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
         // ROLLBACK is what ends an aborted transaction.
         let before = std::mem::replace(&mut self.state, SessionState::Unknown);
-        let ended = self
-            .timeout
-            .run(sql, async {
-                match &mut self.connection {
-                    Connection::Sqlite(connection) => {
-                        query.execute(&mut **connection).await.map(ExecResult::from)
-                    }
-                    Connection::Postgres(connection) => {
-                        query.execute(&mut **connection).await.map(ExecResult::from)
-                    }
-                }
-            })
-            .await;
+        let ended = self.timeout.run(sql, async {
+            on!(self, connection => query.execute(&mut **connection).await.map(ExecResult::from))
+        });
+        let ended = ended.await;
         self.end_statement(before, ended, DbErr::Exec)
     }
 
@@ -376,6 +359,10 @@ impl Drop for Session {
             Connection::Postgres(connection) => connection.close_on_drop(),
         }
     }
+}
+
+fn parts(statement: Statement) -> (String, SqlxValues) {
+    (statement.sql, SqlxValues(statement.values.unwrap_or_else(|| sea_orm::Values(Vec::new()))))
 }
 
 fn connection_error(error: sqlx::Error) -> DbErr {

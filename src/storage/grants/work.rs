@@ -11,7 +11,6 @@ use crate::domain::grant::Grant;
 use crate::domain::id::Id;
 use crate::domain::name::Name;
 use crate::domain::time::{Timestamp, millis};
-use crate::storage::connection::retry_conflicts;
 use crate::storage::entity::{grants, revocations};
 use crate::storage::{Storage, StorageError, rows};
 
@@ -145,14 +144,6 @@ impl Storage {
     ///
     /// [`StorageError`].
     pub async fn claim_due(&self, provider: &Name, limit: u64) -> Result<Vec<Grant>, StorageError> {
-        retry_conflicts(|| self.claim_due_once(provider, limit)).await
-    }
-
-    async fn claim_due_once(
-        &self,
-        provider: &Name,
-        limit: u64,
-    ) -> Result<Vec<Grant>, StorageError> {
         let mut ids = Query::select();
         ids.column(grants::Column::Id)
             .from(grants::Entity)
@@ -161,14 +152,9 @@ impl Storage {
             .and_where(grants::Column::State.eq(ACTIVE))
             .order_by(grants::Column::NextRefreshAt, sea_orm::Order::Asc)
             .limit(limit);
-        let Some((write, ids)) = self.begin_claim(ids).await? else { return Ok(Vec::new()) };
-        let claimed = grants::Entity::update_many()
-            .col_expr(grants::Column::NextRefreshAt, self.now_expr().add(millis(LOOK)))
-            .filter(grants::Column::Id.is_in(ids))
-            .exec_with_returning(&*write)
-            .await?;
-        write.commit().await?;
-        Ok(readable(claimed))
+        let update = grants::Entity::update_many()
+            .col_expr(grants::Column::NextRefreshAt, self.now_expr().add(millis(LOOK)));
+        Ok(readable(self.claim(&ids, grants::Column::Id, &update).await?))
     }
 
     /// Makes grants at these providers due for a look that were to be looked at only after their next
