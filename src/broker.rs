@@ -1,6 +1,7 @@
 //! The use cases: each is one file that reads from top to bottom.
 
 pub mod authorize;
+mod background;
 mod boot_instant;
 mod cache;
 pub mod caller;
@@ -15,38 +16,37 @@ mod link;
 pub mod list;
 pub mod refresh;
 pub mod revoke;
+mod settings;
 mod used;
 mod watchers;
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
-use url::Url;
 
 pub use boot_instant::BootInstant;
 pub use cache::{Bounds, CacheCounts, NO_CACHE};
 pub use complete::redirect_uri;
 pub use error::BrokerError;
 pub use link::BrowserSecret;
+pub use settings::{CallLimits, Settings};
 
 use self::database_health::{DatabaseHealth, Sharing};
 use crate::crypto::keyring::Keyring;
 use crate::crypto::random::Random;
 use crate::domain::bot::Bot;
-use crate::domain::grant::{Grant, GrantKey, KeyHash, Subject};
+use crate::domain::grant::{GrantKey, KeyHash, Subject};
 use crate::domain::id::Id;
 use crate::domain::name::Name;
 use crate::domain::provider::Provider;
 use crate::domain::time::Timestamp;
 use crate::domain::token::{DoomedToken, RawAnswer};
 use crate::provider::{Directory, Http, response};
-use crate::storage::{Disposal, OpenIntents, Storage, StorageError, Takeover};
+use crate::storage::{Disposal, Storage, StorageError, Takeover};
 use crate::telemetry::Metrics;
 
 /// How long a result that cannot be stored waits before the next try.
@@ -70,42 +70,6 @@ pub struct Broker {
     used: used::Used,
     watchers: Arc<watchers::Watchers>,
     metrics: Metrics,
-}
-
-/// What the operator chose.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// How browsers reach the redirect listener.
-    pub public_url: Url,
-    /// How long a start link works.
-    pub link_ttl: Duration,
-    /// How long a confirmation code works.
-    pub confirmation_ttl: Duration,
-    /// How long a token that was read may be served.
-    pub cache: Bounds,
-    /// Whether grants are refreshed though nobody waits for them.
-    pub refresh_ahead: bool,
-    /// How long a replica that writes no heartbeat may still hold the response to a refresh.
-    pub replica_timeout: Duration,
-    /// How much callers may ask for.
-    pub limits: CallLimits,
-}
-
-/// How much callers may ask of one replica.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CallLimits {
-    /// How long a connection is used. Zero: for ever.
-    pub max_connection_age: Duration,
-    /// How many calls are under way at once, and how many streams are open besides.
-    pub max_concurrent_calls: NonZeroU32,
-}
-
-const MANY_CALLS: NonZeroU32 = NonZeroU32::new(1000).expect("not zero");
-
-impl Default for CallLimits {
-    fn default() -> Self {
-        Self { max_connection_age: Duration::ZERO, max_concurrent_calls: MANY_CALLS }
-    }
 }
 
 /// What [`Broker::new`] takes.
@@ -186,12 +150,6 @@ impl Broker {
         }
     }
 
-    /// The grants that were used since the last call.
-    #[must_use]
-    pub fn take_used(&self) -> Vec<Id> {
-        self.used.take()
-    }
-
     /// Another replica has revoked or replaced a grant.
     pub fn note_change(&self, key: KeyHash) {
         self.cache.forget(key);
@@ -233,40 +191,6 @@ impl Broker {
             .then(|| Takeover { expected_now: self.database.expected_now(), holder_timeout })
     }
 
-    /// Finds refreshes of unknown outcome that may be recovered now at these providers.
-    ///
-    /// # Errors
-    ///
-    /// [`StorageError`].
-    pub async fn open_intents(
-        &self,
-        providers: &[Name],
-        passed_over: &[Id],
-        limit: u64,
-    ) -> Result<Vec<Grant>, StorageError> {
-        if !self.database.is_stable() {
-            return Ok(Vec::new());
-        }
-        // One whose places are all taken must not fill the batch.
-        let providers = providers
-            .iter()
-            .filter(|name| self.breakers.get(*name).is_some_and(refresh::Breaker::can_recover));
-        let without_grace = |name: &Name| {
-            self.providers.get(name.as_str()).is_none_or(|p| p.refresh_grace.is_zero())
-        };
-        let (without_grace, with_grace): (Vec<_>, Vec<_>) =
-            providers.cloned().partition(without_grace);
-        let wanted = OpenIntents {
-            with_grace: &with_grace,
-            without_grace: &without_grace,
-            expected_now: self.database.expected_now(),
-            holder_timeout: self.settings.replica_timeout,
-            passed_over,
-            limit,
-        };
-        self.storage.open_intents(&wanted).await
-    }
-
     /// The time on the database's clock: as this replica expects it, or else as the database says.
     ///
     /// # Errors
@@ -277,24 +201,6 @@ impl Broker {
             Some(now) => Ok(now),
             None => self.storage.now().await,
         }
-    }
-
-    /// A place for the recovery of one refresh at a provider, if one is free.
-    #[must_use]
-    pub fn recovery_place(&self, provider: &Name) -> Option<OwnedSemaphorePermit> {
-        self.breakers.get(provider)?.recovery_place()
-    }
-
-    /// Every free place for calls to a provider in the background, once there is one. `None` if the
-    /// provider is not configured or the broker drains.
-    pub async fn background_places(&self, provider: &Name) -> Option<Vec<OwnedSemaphorePermit>> {
-        let breaker = self.breakers.get(provider)?;
-        let first = tokio::select! {
-            place = breaker.next_background_place() => place,
-            () = self.draining.cancelled() => return None,
-        };
-        let more = std::iter::from_fn(|| breaker.background_place());
-        Some(std::iter::once(first).chain(more).collect())
     }
 
     /// Runs work in a task of its own, which is awaited at shutdown.
@@ -323,13 +229,6 @@ impl Broker {
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
-    }
-
-    /// The providers that may be called now, as far as is known here.
-    #[must_use]
-    pub fn callable(&self, now: Timestamp) -> Vec<Name> {
-        let callable = self.breakers.iter().filter(|(_, b)| b.stopped_for(now).is_none());
-        callable.map(|(name, _)| name.clone()).collect()
     }
 
     /// The providers, and why calls to them are stopped here, where they are.
@@ -399,16 +298,6 @@ impl Broker {
         }
     }
 
-    /// Ends authorizations whose time is up, at most `limit`. Gives how many rows it dealt with.
-    ///
-    /// # Errors
-    ///
-    /// [`StorageError`].
-    pub async fn sweep(&self, limit: u64) -> Result<usize, StorageError> {
-        self.storage.forget_ended_revocations().await?;
-        self.storage.sweep_authorizations(limit, |provider| self.disposal(provider)).await
-    }
-
     /// Stores something that must not be lost, however long the database is away.
     async fn until_stored<T, F>(
         &self,
@@ -422,7 +311,7 @@ impl Broker {
         loop {
             match store().await {
                 Err(error) if error.is_transient() => {
-                    // One statement's error says nothing about the database as a whole.
+                    // A lock that is held, for example, says nothing about the database as a whole.
                     if error.is_out_of_reach() {
                         self.database.mark_down();
                     }

@@ -113,7 +113,7 @@ pub async fn run(
     let (due, work) = watch::channel(DueWork::default());
     parts.spawn(once(Box::pin(workers::due::run(Arc::clone(&broker), due))));
     parts.spawn(once(Box::pin(workers::changes::run(Arc::clone(&broker)))));
-    parts.spawn(once(Box::pin(workers::intents::run(Arc::clone(&broker)))));
+    parts.spawn(once(Box::pin(workers::refresh_recovery::run(Arc::clone(&broker)))));
     parts.spawn(once(Box::pin(workers::revocations::run(Arc::clone(&broker), work.clone()))));
     parts.spawn(once(Box::pin(workers::figures::run(Arc::clone(&broker)))));
     parts.spawn(once(Box::pin(workers::sweep::run(Arc::clone(&broker)))));

@@ -1,12 +1,12 @@
-//! What goes on beside the calls: refreshes ahead of time and to take up, the outbox, the sweep, and the watch over
-//! storage.
+//! Work beside the calls: refreshes ahead of time, the recovery of refreshes whose outcome is unknown, the
+//! outbox, the sweep, and the watch over storage.
 
 pub mod changes;
 pub mod contact;
 pub mod due;
 pub mod figures;
-pub mod intents;
 mod lanes;
 pub mod refresh_ahead;
+pub mod refresh_recovery;
 pub mod revocations;
 pub mod sweep;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::Stream;
 use tokio::time::Instant;
 
-use super::watchers::{Seen, Watching};
+use super::watchers::{Observation, Watching};
 use super::{Broker, BrokerError};
 use crate::domain::authorization::{Authorization, State};
 use crate::domain::bot::Bot;
@@ -124,9 +124,9 @@ impl Watch {
             let heartbeat = self.last.as_ref().map_or_else(Instant::now, |(_, at)| *at + HEARTBEAT);
             tokio::select! {
                 seen = self.changes.changed() => match seen {
-                    Seen::Failed => return Err(BrokerError::StorageUnavailable),
-                    Seen::State(state) if self.sent(&state) => continue,
-                    Seen::State(_) | Seen::Gone => {}
+                    Observation::Failed => return Err(BrokerError::StorageUnavailable),
+                    Observation::State(state) if self.sent(&state) => continue,
+                    Observation::State(_) | Observation::Gone => {}
                 },
                 () = tokio::time::sleep_until(heartbeat) => {
                     if let Some((view, _)) = &self.last {

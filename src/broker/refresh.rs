@@ -78,9 +78,9 @@ impl Broker {
 
     /// Sends a refresh token again of which nobody knows whether it was used. True where something
     /// came of it.
-    pub async fn take_up(self: &Arc<Self>, grant: &Grant) -> bool {
+    pub async fn recover_refresh(self: &Arc<Self>, grant: &Grant) -> bool {
         let Some(held) = self.still_open(grant).await else { return false };
-        tracing::info!(provider = %grant.key.provider, "taking up a refresh that was left open");
+        tracing::info!(provider = %grant.key.provider, "recovering a refresh that was left open");
         self.refreshed(&held).await.is_ok()
     }
 

@@ -23,13 +23,13 @@ pub(super) struct Watchers(Mutex<Watched>);
 
 #[derive(Debug, Default)]
 struct Watched {
-    authorizations: HashMap<Id, watch::Sender<Option<Seen>>>,
+    authorizations: HashMap<Id, watch::Sender<Option<Observation>>>,
     is_polled: bool,
 }
 
 /// What the last poll saw of an authorization.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Seen {
+pub(super) enum Observation {
     State(State),
     /// It is not there any more.
     Gone,
@@ -42,7 +42,7 @@ pub(super) enum Seen {
 pub(super) struct Watching {
     watchers: Arc<Watchers>,
     id: Id,
-    changes: watch::Receiver<Option<Seen>>,
+    changes: watch::Receiver<Option<Observation>>,
 }
 
 impl Watchers {
@@ -76,8 +76,10 @@ impl Watchers {
                 let seen = broker.storage.authorization_states(some).await;
                 for id in some {
                     let seen = match &seen {
-                        Ok(states) => states.get(id).cloned().map_or(Seen::Gone, Seen::State),
-                        Err(_) => Seen::Failed,
+                        Ok(states) => {
+                            states.get(id).cloned().map_or(Observation::Gone, Observation::State)
+                        }
+                        Err(_) => Observation::Failed,
                     };
                     self.publish(*id, seen);
                 }
@@ -89,7 +91,7 @@ impl Watchers {
         }
     }
 
-    fn publish(&self, id: Id, seen: Seen) {
+    fn publish(&self, id: Id, seen: Observation) {
         if let Some(sender) = self.lock().authorizations.get(&id) {
             sender.send_if_modified(|last| {
                 let is_new = last.as_ref() != Some(&seen);
@@ -106,10 +108,10 @@ impl Watchers {
 
 impl Watching {
     /// Waits for the next change.
-    pub(super) async fn changed(&mut self) -> Seen {
+    pub(super) async fn changed(&mut self) -> Observation {
         loop {
             if self.changes.changed().await.is_err() {
-                return Seen::Failed;
+                return Observation::Failed;
             }
             if let Some(seen) = self.changes.borrow_and_update().clone() {
                 return seen;

@@ -23,7 +23,10 @@ pub(super) fn new(id: Option<String>, line: bool) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     say(
-        "# In the configuration, under [encryption]; the first key seals, all open, so keep the old:",
+        "# In the configuration, under [encryption]. The first key seals, all open. Beside keys that",
+    )?;
+    say(
+        "# are in use, put it last on every replica first, restart them, and only then put it first:",
     )?;
     say(&format!("keys = [{{ id = \"{id}\", key = \"{key}\" }}]"))?;
     say("# Or as a line of the file that encryption.keys_file names:")?;

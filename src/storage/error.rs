@@ -10,7 +10,7 @@ use crate::crypto::keyring::OpenError;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StorageError {
     /// The database cannot be reached, or refused the statement.
-    #[error("database: {0}")]
+    #[error("database: {0}{remedy}", remedy = remedy(.0))]
     Database(Arc<DbErr>),
     /// A row is sealed with a key that this replica does not have. Another replica may have it, so
     /// the row stays as it is.
@@ -117,12 +117,12 @@ impl StorageError {
             return matches!(**error, DbErr::ConnectionAcquire(_));
         };
         match (error, sqlstate(error)) {
-            // Class 08, connection exceptions; class 53, insufficient resources; 57P01 to 57P03,
-            // the server is going or coming; 3D000, the database is still to be created; 55P03, a
-            // migration could not lock a table in time; class 40, two replicas migrate at once.
-            (_, Some(code)) => ["08", "40", "53", "57", "3D000", "55P03", "25006"]
-                .iter()
-                .any(|class| code.starts_with(class)),
+            // Class 08, connection exceptions; class 53, insufficient resources; 57P01 to 57P05, the
+            // server is going or coming; 3D000, the database is still to be created; 25006, it accepts
+            // no writes.
+            (_, Some(code)) => {
+                ["08", "53", "57P", "3D000", "25006"].iter().any(|class| code.starts_with(class))
+            }
             (sqlx::Error::Configuration(_) | sqlx::Error::Tls(_), None) => false,
             // A certificate that is not to be trusted, or one of ours that is not there.
             (sqlx::Error::Io(error), None) => {
@@ -131,6 +131,17 @@ impl StorageError {
             }
             (_, None) => true,
         }
+    }
+
+    /// Returns `true` if the statement met the work of another session: it waited too long for a lock
+    /// (SQLSTATE 55P03), took too long (57014), or conflicted (class 40).
+    #[must_use]
+    pub fn is_contended(&self) -> bool {
+        let Self::Database(error) = self else { return false };
+        let code = sqlx_error(error).and_then(sqlstate);
+        code.is_some_and(|code| {
+            ["40", "55P03", "57014"].iter().any(|class| code.starts_with(class))
+        })
     }
 
     /// What the database or the network says, without the driver's words around it.
@@ -158,6 +169,18 @@ fn sqlx_error(error: &DbErr) -> Option<&sqlx::Error> {
         | DbErr::Exec(RuntimeErr::SqlxError(error))
         | DbErr::Query(RuntimeErr::SqlxError(error)) => Some(error),
         _ => None,
+    }
+}
+
+/// What the operator is to do about an error whose text does not say it.
+fn remedy(error: &DbErr) -> &'static str {
+    match sqlx_error(error).and_then(sqlstate).as_deref() {
+        // A prepared statement that is there already, or is not there.
+        Some("42P05" | "26000") => {
+            "; a pooler between this service and the database must work in session mode, and empty \
+             sessions before it hands them on (PgBouncer: pool_mode, server_reset_query)"
+        }
+        _ => "",
     }
 }
 

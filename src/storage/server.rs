@@ -105,9 +105,7 @@ impl Server {
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .after_connect(move |connection, _| {
                 let setup = setup.clone();
-                Box::pin(
-                    async move { connection.execute(sqlx::AssertSqlSafe(setup)).await.map(|_| ()) },
-                )
+                Box::pin(async move { set_up(connection, setup).await })
             })
             .connect_lazy_with(self.options.clone())
     }

@@ -201,7 +201,7 @@ async fn prepare(broker: &Broker, schema: Schema) -> Result<(), String> {
                 ));
             }
             // It went away in the middle.
-            Err(error) if error.is_out_of_reach() => {
+            Err(error) if error.is_out_of_reach() || error.is_contended() => {
                 tracing::warn!(%error, "cannot migrate the database yet; trying again");
                 tokio::time::sleep(PAUSE).await;
             }

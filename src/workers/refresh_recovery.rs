@@ -64,7 +64,7 @@ async fn round(broker: &Arc<Broker>, passed_over: &mut HashMap<Id, Instant>) -> 
         let place = broker.recovery_place(&grant.key.provider)?;
         let (recovering, of) = (Arc::clone(broker), grant.clone());
         let task = tokio::spawn(async move {
-            let recovered = recovering.take_up(&of).await;
+            let recovered = recovering.recover_refresh(&of).await;
             drop(place);
             recovered
         });
