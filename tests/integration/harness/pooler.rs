@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use super::ports::free_address;
 use super::postgres::NOBODY;
+use super::proxy::{address_of, at_address};
 use super::tools;
 
 static POOLER: OnceLock<Pooler> = OnceLock::new();
@@ -20,13 +21,12 @@ struct Pooler {
 
 /// The URL of the same database through the pooler, which is started if it does not run.
 pub async fn in_front_of(url: &str) -> String {
-    let (server, database) = url.rsplit_once('/').expect("a database");
-    let target = server.rsplit_once('@').expect("a user").1.to_owned();
-    let pooler = tokio::task::block_in_place(|| POOLER.get_or_init(|| Pooler::start(&target)));
+    let target = address_of(url);
+    let pooler = tokio::task::block_in_place(|| POOLER.get_or_init(|| Pooler::start(target)));
     while tokio::net::TcpStream::connect(pooler.address).await.is_err() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    format!("{}/{database}", server.replace(&target, &pooler.address.to_string()))
+    at_address(url, pooler.address)
 }
 
 /// Stops the pooler, where a test has started it.
@@ -40,9 +40,9 @@ pub fn stop() {
 }
 
 impl Pooler {
-    fn start(target: &str) -> Self {
+    fn start(target: SocketAddr) -> Self {
         let folder = tempfile::Builder::new().prefix("pgbouncer-").tempdir().expect("a folder");
-        let (host, port) = target.split_once(':').expect("a port");
+        let (host, port) = (target.ip(), target.port());
         let address = free_address();
         let configuration = format!(
             "[databases]\n* = host={host} port={port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\

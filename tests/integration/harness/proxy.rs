@@ -43,6 +43,13 @@ impl Proxy {
         Self { address, rules, made }
     }
 
+    /// A proxy to the server of a URL, and the same URL through it.
+    pub async fn in_front_of(url: &str) -> (Self, String) {
+        let proxy = Self::to(address_of(url)).await;
+        let through = at_address(url, proxy.address);
+        (proxy, through)
+    }
+
     /// How many connections were made so far.
     pub fn connections(&self) -> u64 {
         self.made.load(Ordering::SeqCst)
@@ -68,6 +75,21 @@ impl Proxy {
         let made = self.made.load(Ordering::SeqCst);
         self.rules.send_modify(|rules| rules.frozen_below = made);
     }
+}
+
+/// The address that a URL names.
+pub fn address_of(url: &str) -> SocketAddr {
+    let url = url::Url::parse(url).expect("a URL");
+    let (host, port) = (url.host_str().expect("a host"), url.port().expect("a port"));
+    format!("{host}:{port}").parse().expect("an address")
+}
+
+/// The same URL at another address.
+pub fn at_address(url: &str, address: SocketAddr) -> String {
+    let mut url = url::Url::parse(url).expect("a URL");
+    url.set_host(Some(&address.ip().to_string())).expect("a host");
+    url.set_port(Some(address.port())).expect("a port");
+    url.into()
 }
 
 async fn carry(

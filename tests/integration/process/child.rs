@@ -40,9 +40,15 @@ pub struct Ended {
     pub stderr: String,
 }
 
+/// The last migration that the binary under test knows, where it is of an earlier version, to see that a
+/// test fails on it.
+pub fn earlier_build() -> Option<String> {
+    std::env::var("TOKEN_BROKER_TEST_EARLIER").ok()
+}
+
 /// The binary under test, in an environment that configures nothing.
 pub fn binary<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
-    // Another build, to see that a test fails on it.
+    // Another build: of an earlier version, or as users run it.
     let other = std::env::var_os("TOKEN_BROKER_TEST_BINARY");
     let mut command =
         Command::new(other.unwrap_or_else(|| env!("CARGO_BIN_EXE_token-broker").into()));

@@ -96,9 +96,7 @@ impl Backend for Serializable {
     const NAME: &'static str = "postgres_serializable";
 
     async fn place() -> Place {
-        let url = postgres::database().await;
-        let url = format!("{url}?options=-c%20default_transaction_isolation%3Dserializable");
-        Place { url, folder: None }
+        Place { url: serializable(&postgres::database().await), folder: None }
     }
 
     fn trial<F>(name: &str, test: fn() -> F) -> Trial
@@ -125,6 +123,11 @@ impl Backend for WithoutNotify {
     {
         trial_with(&[tools::POSTGRESQL], format!("storage::{}::{name}", Self::NAME), test)
     }
+}
+
+/// The URL of the same database with serializable transactions.
+pub fn serializable(url: &str) -> String {
+    format!("{url}?options=-c%20default_transaction_isolation%3Dserializable")
 }
 
 /// The URL of the same database for a role that may not notify.

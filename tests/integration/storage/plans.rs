@@ -11,16 +11,18 @@ use token_broker::domain::id::Id;
 use token_broker::domain::name::Name;
 use token_broker::storage::{ListFilter, ListPosition, OpenIntents, SubjectFilter};
 
-use super::backend::{
-    Backend, Place, Postgres, Store, TAKEOVER, disposal, key, keyring, open_with, tokens,
-};
+use super::backend::{Place, Store, TAKEOVER, disposal, key, keyring, open_with, tokens};
 use crate::harness::soak::{is_full, report, size};
 use crate::harness::world::name;
-use crate::harness::{long_trial_with, postgres, tools};
+use crate::harness::{long_trial_with, postgres, tools, trial_with};
 
 pub fn trials() -> Vec<Trial> {
     vec![
-        Postgres::trial("access_tokens_are_updated_in_place", in_place),
+        trial_with(
+            &[tools::POSTGRESQL],
+            "storage::postgres::access_tokens_are_updated_in_place",
+            in_place,
+        ),
         long_trial_with(
             &[tools::POSTGRESQL],
             "storage::postgres::every_statement_finds_its_rows_by_an_index",
@@ -58,18 +60,28 @@ fn explained(log: &str) -> Vec<Explained> {
         .collect()
 }
 
-/// Counts, and the look at keys that no version has recorded yet: both are bounded by the statement's
-/// time limit, and neither keeps a call waiting.
-fn may_scan(text: &str) -> bool {
+/// The count of all grants, and the look at keys that no version has recorded yet: both are bounded by
+/// the statement's time limit, and neither keeps a call waiting.
+fn may_be_slow(text: &str) -> bool {
     text.contains("GROUP BY") || text.contains("SUBSTR")
+}
+
+/// The count of a table that is small is as fast either way.
+fn may_scan(text: &str) -> bool {
+    may_be_slow(text) || text.contains("SELECT COUNT(")
 }
 
 async fn by_index() {
     let server = postgres::Server::prepared();
     server.start_with(
-        "-c shared_preload_libraries=auto_explain -c auto_explain.log_min_duration=0 \
-         -c auto_explain.log_analyze=on -c auto_explain.log_timing=off \
-         -c shared_buffers=1GB -c max_wal_size=8GB",
+        &[
+            "-c shared_preload_libraries=auto_explain -c auto_explain.log_min_duration=0",
+            "-c auto_explain.log_analyze=on -c auto_explain.log_timing=off",
+            "-c shared_buffers=1GB -c max_wal_size=8GB",
+            // Small tables are faster read whole; there it counts whether an index could be used.
+            if is_full() { "" } else { "-c enable_seqscan=off" },
+        ]
+        .join(" "),
     );
     let place = Place { url: server.new_database().await, folder: None };
     let store = open_with(&place, keyring(&[("test", 7)])).await;
@@ -97,7 +109,7 @@ async fn by_index() {
                 ["Seq Scan on grants", "Seq Scan on access_tokens", "Seq Scan on revocations"];
             let scanned = scans.iter().any(|scan| text.contains(scan));
             assert!(!scanned || may_scan(&text), "{rows} rows:\n{text}");
-            if round > 0 && !may_scan(&text) {
+            if round > 0 && !may_be_slow(&text) {
                 slowest.push((statement.ms, text));
             }
         }
@@ -225,7 +237,11 @@ async fn updates(store: &Store, table: &str) -> (i64, i64) {
 }
 
 async fn in_place() {
-    let store = Store::new::<Postgres>().await;
+    // Transactions in other databases of a server keep it from tidying pages up.
+    let server = postgres::Server::prepared();
+    server.start();
+    let place = Place { url: server.new_database().await, folder: None };
+    let store = open_with(&place, keyring(&[("test", 7)])).await;
     let refreshes = size(200, 2000);
     for number in 0..20 {
         store.grant(&key(&format!("u{number}")), "1").await;

@@ -9,7 +9,6 @@ use tonic_health::ServingStatus;
 
 use super::grants::seed_grants;
 use super::{Fleet, get, reason_of};
-use crate::harness::postgres::Server;
 use crate::harness::proxy::Proxy;
 use crate::harness::soak::{is_full, report};
 use crate::harness::world::{get_token, key};
@@ -47,7 +46,7 @@ async fn served_until_refused(client: &mut Client, subject: &str) -> (Instant, R
 }
 
 async fn without_notices(break_off: impl Fn(&Proxy)) -> Duration {
-    let server = Server::prepared();
+    let server = super::databases::server();
     server.start();
     let proxy = Proxy::to(server.address).await;
     let url = server.new_database().await;
@@ -84,7 +83,7 @@ async fn lost() {
 async fn outage() {
     let outage_max_age = Duration::from_secs(if is_full() { 50 } else { 15 });
     let away = Duration::from_secs(if is_full() { 60 } else { 20 });
-    let server = Server::prepared();
+    let server = super::databases::server();
     server.start();
     let proxy = Proxy::to(server.address).await;
     let url = server.new_database().await;

@@ -19,6 +19,7 @@ use token_broker::storage::{
 
 use super::Fleet;
 use crate::harness::world::{PROVIDER, name};
+use crate::process::child::earlier_build;
 use crate::process::premises::ENCRYPTION_KEY;
 use crate::process::site::{Site, TOKEN_LIFETIME};
 
@@ -57,6 +58,9 @@ impl Seeder {
         };
         let storage = Storage::connect(&settings, keyring, Random::system()).await;
         let storage = Arc::new(storage.expect("a database"));
+        if earlier_build().is_some() {
+            storage.migrate().await.expect("this version's schema, which the earlier one can use");
+        }
         Self { storage, provider: site.provider.clone() }
     }
 

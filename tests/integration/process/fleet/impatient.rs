@@ -13,7 +13,7 @@ use super::{Fleet, reason_of};
 use crate::harness::proxy::Proxy;
 use crate::harness::soak::{report, seed, size};
 use crate::harness::world::{get_token, refresh};
-use crate::harness::{long_trial_with, postgres, tools};
+use crate::harness::{long_trial_with, tools};
 
 pub fn trials() -> Vec<Trial> {
     vec![long_trial_with(
@@ -27,12 +27,8 @@ const CALLERS: usize = 20;
 const USERS: usize = 12;
 
 async fn impatient() {
-    let url = postgres::database().await;
-    let (server, database) = url.rsplit_once('/').expect("a database");
-    let target = server.rsplit_once('@').expect("a user").1.to_owned();
-    let proxy = Proxy::to(target.parse().expect("an address")).await;
-    let near = format!("{}/{database}", server.replace(&target, &proxy.address.to_string()));
-    let fleet = Fleet::on(near, Duration::ZERO, &[]).await;
+    let (proxy, url) = Proxy::in_front_of(&super::databases::database().await).await;
+    let fleet = Fleet::on(url, Duration::ZERO, &[]).await;
     let subjects = seed_grants(&fleet, USERS).await;
     // 10 ms for a round trip.
     proxy.delay(Duration::from_millis(5));

@@ -15,7 +15,7 @@ use crate::harness::soak::{report, size};
 use crate::harness::world::{authorize, get_token, key, refresh};
 use crate::harness::{Browser, long_trial_with, postgres, tools};
 use crate::process::life::token;
-use crate::storage::backend::without_notify;
+use crate::storage::backend::{serializable as on_serializable, without_notify};
 
 pub fn trials() -> Vec<Trial> {
     let needs = &[tools::POSTGRESQL];
@@ -41,8 +41,7 @@ pub fn trials() -> Vec<Trial> {
 const USERS: usize = 24;
 
 async fn serializable() {
-    let url = postgres::database().await;
-    let url = format!("{url}?options=-c%20default_transaction_isolation%3Dserializable");
+    let url = on_serializable(&postgres::database().await);
     let fleet = Fleet::on(url, Duration::ZERO, &[]).await;
     let subjects = seed_grants(&fleet, USERS).await;
     let calls = Arc::new(AtomicUsize::new(0));
@@ -103,7 +102,7 @@ async fn unnotified() {
 }
 
 async fn read_only() {
-    let server = postgres::Server::prepared();
+    let server = super::databases::server();
     server.start();
     let fleet = Fleet::on(server.new_database().await, Duration::ZERO, &[]).await;
     fleet.granted("u1").await;

@@ -9,7 +9,7 @@ use super::{Fleet, REPLICA_TIMEOUT};
 use crate::harness::proxy::Proxy;
 use crate::harness::soak::report;
 use crate::harness::world::{get_token, refresh};
-use crate::harness::{long_trial_with, postgres, tools};
+use crate::harness::{long_trial_with, tools};
 
 pub fn trials() -> Vec<Trial> {
     let needs = &[tools::POSTGRESQL];
@@ -31,11 +31,8 @@ pub fn trials() -> Vec<Trial> {
 const CUT: Duration = Duration::from_secs(20);
 
 async fn cut_off() {
-    let url = postgres::database().await;
-    let (server, database) = url.rsplit_once('/').expect("a database");
-    let target = server.rsplit_once('@').expect("a user").1.to_owned();
-    let proxy = Proxy::to(target.parse().expect("an address")).await;
-    let through = format!("{}/{database}", server.replace(&target, &proxy.address.to_string()));
+    let url = super::databases::database().await;
+    let (proxy, through) = Proxy::in_front_of(&url).await;
     let mut fleet = Fleet::on(url.clone(), Duration::ZERO, &[(REPLICA_TIMEOUT, "60s")]).await;
     let first = fleet.granted("u1").await;
     fleet.take(1).terminate().await;

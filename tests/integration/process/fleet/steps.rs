@@ -9,7 +9,7 @@ use libtest_mimic::Trial;
 use super::{Fleet, REPLICA_TIMEOUT};
 use crate::harness::soak::report;
 use crate::harness::world::{get_token, refresh};
-use crate::harness::{long_trial_with, postgres, tools};
+use crate::harness::{long_trial_with, tools};
 
 pub fn trials() -> Vec<Trial> {
     let needs = &[tools::POSTGRESQL];
@@ -31,7 +31,7 @@ pub fn trials() -> Vec<Trial> {
 async fn fleet(grace: Duration) -> Fleet {
     use sea_orm::{ConnectionTrait, Database};
 
-    let url = postgres::database().await;
+    let url = super::databases::database().await;
     let database = Database::connect(&url).await.expect("it answers");
     for sql in [
         "CREATE TABLE clock_step (seconds DOUBLE PRECISION NOT NULL)",

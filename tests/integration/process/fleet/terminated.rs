@@ -17,7 +17,7 @@ use super::grants::seed_grants;
 use super::{Directory, Fleet, REPLICAS};
 use crate::harness::soak::{report, seed, size};
 use crate::harness::world::{api_key, get_token, refresh};
-use crate::harness::{postgres, tools, trial_with};
+use crate::harness::{tools, trial_with};
 use crate::process::weather::Conditions;
 
 pub fn trials() -> Vec<Trial> {
@@ -67,7 +67,7 @@ async fn terminated() {
     // With the cache that is the default: it must not fail anybody either.
     let cached = [("TOKEN_BROKER__CACHE__MAX_AGE", "5s")];
     let grace = Duration::from_secs(30);
-    let mut fleet = Fleet::on(postgres::database().await, grace, &cached).await;
+    let mut fleet = Fleet::on(super::databases::database().await, grace, &cached).await;
     let subjects = seed_grants(&fleet, 30).await;
     fleet
         .site

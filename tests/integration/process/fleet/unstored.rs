@@ -8,7 +8,6 @@ use token_broker_client::Reason;
 
 use super::grants::seed_grants;
 use super::{Fleet, REPLICAS, reason_of};
-use crate::harness::postgres::Server;
 use crate::harness::soak::{is_full, report};
 use crate::harness::world::refresh;
 use crate::harness::{tools, trial_with};
@@ -26,7 +25,7 @@ pub fn trials() -> Vec<Trial> {
 const A_REPLICA: usize = 32;
 
 async fn away() {
-    let server = Server::prepared();
+    let server = super::databases::server();
     server.start();
     let grace = Duration::from_secs(60);
     let fleet = Fleet::on(server.new_database().await, grace, &[]).await;
