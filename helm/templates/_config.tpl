@@ -28,6 +28,7 @@ listen_url_file = {{ printf "%s/database/listen-url" $secrets | toRawJson }}
 {{- end }}
 {{- end }}
 max_connections = {{ int64 .Values.database.maxConnections }}
+replica_timeout = {{ toRawJson .Values.database.replicaTimeout }}
 migrate = {{ not (include "token-broker.hasJob" .) }}
 
 [encryption]

@@ -129,9 +129,9 @@ What the schema cannot say. All that is wrong is told at once, each with what to
 
 {{- $stop := 0 -}}
 {{- if include "token-broker.hasPreStop" . -}}{{- $stop = int .Values.preStopSeconds -}}{{- end -}}
-{{- $needed := add $stop 57 -}}
+{{- $needed := add $stop 61 -}}
 {{- if lt (int .Values.terminationGracePeriodSeconds) (int $needed) -}}
-{{- $wrong = append $wrong (printf "terminationGracePeriodSeconds: is %d, and the broker may need %d to store what providers answered (12 for calls, 30 for the database, 15 to close connections and send telemetry, and preStopSeconds); raise it" (int .Values.terminationGracePeriodSeconds) (int $needed)) -}}
+{{- $wrong = append $wrong (printf "terminationGracePeriodSeconds: is %d, and the broker may need %d to store responses of providers (12 for calls, 30 for the database, 19 to leave the replicas, close connections and send telemetry, and preStopSeconds); raise it" (int .Values.terminationGracePeriodSeconds) (int $needed)) -}}
 {{- end -}}
 {{- if not (include "token-broker.isSqlite" .) -}}
 {{- if and (eq (toString .Values.rollingUpdate.maxSurge | trimSuffix "%") "0") (eq (toString .Values.rollingUpdate.maxUnavailable | trimSuffix "%") "0") -}}
