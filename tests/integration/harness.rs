@@ -1,7 +1,9 @@
 //! What the tests stand on: a broker on free ports with a demo provider beside it, a user's browser,
 //! and a way to name tests and their skips.
 
+pub mod bare;
 pub mod browser;
+pub mod grants;
 pub mod pooler;
 pub mod ports;
 pub mod postgres;

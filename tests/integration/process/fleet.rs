@@ -9,7 +9,6 @@ mod cached;
 mod clocks;
 mod databases;
 mod failover;
-mod grants;
 mod herd;
 mod impatient;
 mod isolation;
@@ -17,6 +16,7 @@ mod killed;
 mod outbox;
 mod partition;
 mod revoked;
+mod seeding;
 mod steps;
 mod stopped;
 mod terminated;
@@ -33,7 +33,7 @@ use rand::{RngExt, SeedableRng};
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement};
 use token_broker_client::{Client, Reason, Refusal};
 
-pub use self::grants::Seeder;
+pub use self::seeding::seeder;
 use super::child::{Serving, earlier_build};
 use super::premises::Premises;
 use super::site::Site;
@@ -120,9 +120,11 @@ impl Fleet {
         let seconds = format!("{}s", grace.as_secs());
         variables.push(("TOKEN_BROKER__PROVIDERS__ACME__REFRESH_GRACE", seconds));
         // A replica that was killed is not waited for longer than a test can.
-        if earlier_build().is_none() && !variables.iter().any(|(name, _)| *name == REPLICA_TIMEOUT)
-        {
+        if !variables.iter().any(|(name, _)| *name == REPLICA_TIMEOUT) {
             variables.push((REPLICA_TIMEOUT, "5s".to_owned()));
+        }
+        if earlier_build().is_some() {
+            variables.retain(|(name, _)| *name != REPLICA_TIMEOUT);
         }
         // The tests' own statements are not repeated where transactions are serializable.
         let plain = database_url.split('?').next().expect("a URL");
@@ -144,22 +146,9 @@ impl Fleet {
             command.env("TOKEN_BROKER__HTTP__LISTEN", "127.0.0.1:0");
         }
         command.envs(more.iter().copied());
-        if let Some(last) = earlier_build() {
-            self.forget_later_steps(&last).await;
-        }
         let serving = Serving::start(command).await;
         self.directory.set(number, Some(serving.client().await));
         self.replicas[number] = Some(serving);
-    }
-
-    /// Lets an earlier build take a database that this version's seeder has migrated.
-    async fn forget_later_steps(&self, last: &str) {
-        let recorded = "SELECT count(*) FROM information_schema.tables \
-                        WHERE table_name = 'seaql_migrations'";
-        if self.count(recorded).await > 0 {
-            let forget = format!("DELETE FROM seaql_migrations WHERE version > '{last}'");
-            self.execute(&forget).await;
-        }
     }
 
     async fn restart(&mut self, number: usize) {
@@ -257,8 +246,10 @@ impl Fleet {
         for subject in subjects {
             let (_, mut client) = self.directory.any(&mut random, None);
             let mut ended = client.refresh(refresh(subject)).await;
-            // A breaker that is open says nothing of this grant.
-            while ended.as_ref().is_err_and(|s| reason_of(s) == Reason::ProviderUnavailable) {
+            // A breaker that is open says nothing of this grant, nor does a database that a replica has
+            // not yet seen to be back.
+            let later = [Reason::ProviderUnavailable, Reason::StorageUnavailable];
+            while ended.as_ref().is_err_and(|status| later.contains(&reason_of(status))) {
                 tokio::time::sleep(Duration::from_millis(500)).await;
                 ended = client.refresh(refresh(subject)).await;
             }

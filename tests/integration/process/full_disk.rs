@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use libtest_mimic::Trial;
 
-use super::fleet::Seeder;
+use super::fleet::seeder;
 use super::premises::Premises;
 use super::site::Site;
 use crate::harness::long_trial_with;
 use crate::harness::soak::{report, size};
 use crate::harness::tools;
-use crate::harness::world::{get_token, refresh};
+use crate::harness::world::{authorize, get_token, refresh};
 
 pub fn trials() -> Vec<Trial> {
     vec![long_trial_with(
@@ -69,21 +69,37 @@ async fn full() {
     ));
     let mut serving = site.serve().await;
     let subjects: Vec<_> = (0..USERS).map(|number| format!("u{number}")).collect();
-    Seeder::at(&site).await.grants(&subjects).await;
+    seeder(&site).await.grants(&subjects).await;
 
     let (rounds, mut refused) = (size(3, 10), 0);
     for round in 0..rounds {
-        let mut client = serving.client().await;
+        // The disk is full when the provider's responses are to be stored.
+        let pause = site.provider.pause_token_endpoint();
+        let calls = site.provider.ledger().token_calls;
+        let client = serving.client().await;
+        let refreshes: Vec<_> = subjects
+            .iter()
+            .map(|subject| {
+                let (mut client, request) = (client.clone(), refresh(subject));
+                tokio::spawn(async move { client.refresh(request).await })
+            })
+            .collect();
+        site.provider.wait_for_token_calls(calls + USERS).await;
         disk.fill();
-        for subject in &subjects {
-            // Some meet the full disk at their lease, some at their commit.
-            let mut client = client.clone();
-            let call = client.refresh(refresh(subject));
+        drop(pause);
+        // Nor can a refresh begin.
+        let mut client = serving.client().await;
+        let until = tokio::time::Instant::now() + Duration::from_millis(1500);
+        while tokio::time::Instant::now() < until {
+            let call = client.authorize(authorize("u0"));
             let ended = tokio::time::timeout(Duration::from_millis(300), call).await;
             refused += usize::from(!matches!(ended, Ok(Ok(_))));
         }
         disk.free();
-        // Whatever is acknowledged from here on must outlive the process.
+        // What is acknowledged must outlive the process: what was stored late, and what comes after it.
+        for refreshing in refreshes {
+            drop(refreshing.await.expect("no panic"));
+        }
         let mut acknowledged = Vec::new();
         for subject in &subjects {
             let token = loop {

@@ -9,7 +9,7 @@ use libtest_mimic::Trial;
 use sea_orm::{ConnectionTrait, Database};
 
 use super::child::Serving;
-use super::fleet::Seeder;
+use super::fleet::seeder;
 use super::life::token;
 use super::premises::Premises;
 use super::site::Site;
@@ -92,7 +92,7 @@ async fn beside() {
     // Stored by this version's code, into the earlier one's schema first and its own then.
     let stop = Arc::new(AtomicBool::new(false));
     let new = site.serve().await;
-    Seeder::at(&site).await.grants(&subjects).await;
+    seeder(&site).await.grants(&subjects).await;
     let callers: Vec<_> = [&old, &new]
         .into_iter()
         .map(|serving| serving.client())

@@ -5,7 +5,7 @@ use std::time::Duration;
 use libtest_mimic::Trial;
 use tokio::time::Instant;
 
-use super::grants::Seeder;
+use super::seeding::seeder;
 use super::{Fleet, get};
 use crate::harness::soak::{report, size};
 use crate::harness::{long_trial_with, tools, trial_with};
@@ -27,7 +27,7 @@ async fn once() {
     let grants = size(10_000, 100_000);
     // They come too early for workers that look each second.
     let fleet = Fleet::start(&[]).await;
-    let seeder = Seeder::of(&fleet).await;
+    let seeder = seeder(&fleet.site).await;
     let subjects: Vec<_> = (0..grants).map(|number| format!("u{number}")).collect();
     let began = Instant::now();
     let seeded = seeder.grants(&subjects).await;
@@ -59,7 +59,7 @@ async fn once() {
 
 async fn hot() {
     let fleet = Fleet::start(&[]).await;
-    let seeder = Seeder::of(&fleet).await;
+    let seeder = seeder(&fleet.site).await;
     let grant = seeder.grant("u0").await;
     seeder.storage.note_used(&[grant.id]).await.expect("storage");
     let clients = fleet.clients().await;

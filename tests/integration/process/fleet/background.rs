@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Trial;
 
 use super::Fleet;
-use super::grants::seed_grants;
+use super::seeding::seed_grants;
 use crate::harness::soak::{report, size};
 use crate::harness::world::get_token;
 use crate::harness::{long_trial_with, tools};

@@ -7,7 +7,7 @@ use token_broker_client::{Client, Reason, proto};
 use tokio::time::Instant;
 use tonic_health::ServingStatus;
 
-use super::grants::seed_grants;
+use super::seeding::seed_grants;
 use super::{Fleet, get, reason_of};
 use crate::harness::proxy::Proxy;
 use crate::harness::soak::{is_full, report};

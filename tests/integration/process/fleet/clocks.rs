@@ -4,7 +4,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use libtest_mimic::Trial;
 
-use super::grants::seed_grants;
+use super::seeding::seed_grants;
 use super::{Fleet, get};
 use crate::harness::{tools, trial_with};
 

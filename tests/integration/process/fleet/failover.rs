@@ -10,8 +10,8 @@ use rand::rngs::StdRng;
 use tokio::process::Command;
 
 use super::Fleet;
-use super::grants::seed_grants;
 use super::killed::Load;
+use super::seeding::seed_grants;
 use crate::harness::long_trial_with;
 use crate::harness::soak::{is_full, report, seed};
 use crate::harness::tools::{self, root};

@@ -5,7 +5,7 @@ use libtest_mimic::Trial;
 use token_broker::demo::provider::{ScriptedAnswer, ScriptedEndpoint};
 use token_broker_client::{Reason, proto};
 
-use super::grants::seed_grants;
+use super::seeding::seed_grants;
 use super::{Fleet, get, reason};
 use crate::harness::soak::size;
 use crate::harness::world::{get_token, key};

@@ -8,11 +8,11 @@ use libtest_mimic::Trial;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::grants::seed_grants;
+use super::seeding::seed_grants;
 use super::{Fleet, reason_of};
 use crate::harness::proxy::Proxy;
 use crate::harness::soak::{report, seed, size};
-use crate::harness::world::{get_token, refresh};
+use crate::harness::world::{authorize, get_token, refresh};
 use crate::harness::{long_trial_with, tools};
 
 pub fn trials() -> Vec<Trial> {
@@ -48,11 +48,12 @@ async fn impatient() {
                 while !stop.load(Ordering::SeqCst) {
                     let subject = &subjects[random.random_range(0..subjects.len())];
                     let patience = Duration::from_millis(random.random_range(1..120));
+                    // Authorize is a transaction of the call's own.
                     let call = async {
-                        if random.random_bool(0.5) {
-                            client.refresh(refresh(subject)).await.map(drop)
-                        } else {
-                            client.get_token(get_token(subject)).await.map(drop)
+                        match random.random_range(0..3) {
+                            0 => client.refresh(refresh(subject)).await.map(drop),
+                            1 => client.get_token(get_token(subject)).await.map(drop),
+                            _ => client.authorize(authorize(subject)).await.map(drop),
                         }
                     };
                     calls.fetch_add(1, Ordering::SeqCst);
@@ -82,8 +83,11 @@ async fn impatient() {
     }
     proxy.delay(Duration::ZERO);
     fleet.settled().await;
+    // Between two statements of a call that goes on, a session is so for a moment.
     let idle = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
-                AND state LIKE 'idle in transaction%'";
+                AND state LIKE 'idle in transaction%' \
+                AND state_change < clock_timestamp() - interval '1 second'";
+    tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(fleet.count(idle).await, 0, "sessions are idle in a transaction");
     assert_eq!(fleet.lost(&subjects).await, 0);
     let ledger = fleet.site.provider.ledger();

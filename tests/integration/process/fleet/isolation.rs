@@ -9,7 +9,7 @@ use futures::future::join_all;
 use libtest_mimic::Trial;
 use token_broker_client::{Reason, proto};
 
-use super::grants::seed_grants;
+use super::seeding::seed_grants;
 use super::{Fleet, reason};
 use crate::harness::soak::{report, size};
 use crate::harness::world::{authorize, get_token, key, refresh};

@@ -10,7 +10,7 @@ use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use tokio::task::JoinHandle;
 
-use super::grants::seed_grants;
+use super::seeding::seed_grants;
 use super::{Fleet, REPLICAS};
 use crate::harness::soak::{report, seed, size};
 use crate::harness::world::{self, refresh};

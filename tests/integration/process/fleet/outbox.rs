@@ -7,7 +7,7 @@ use libtest_mimic::Trial;
 use token_broker_client::proto::{self, Revocation};
 use tokio::time::Instant;
 
-use super::grants::seed_grants;
+use super::seeding::seed_grants;
 use super::{Fleet, REPLICAS};
 use crate::harness::soak::{report, size};
 use crate::harness::world::key;

@@ -10,7 +10,7 @@ use token_broker_client::Reason;
 use token_broker_client::proto::{self, AuthorizationState};
 use tokio::time::Instant;
 
-use super::grants::Seeder;
+use super::seeding::seeder;
 use super::{Fleet, reason};
 use crate::harness::soak::{report, seed, size};
 use crate::harness::world::{authorize, get_token, key, refresh};
@@ -118,7 +118,7 @@ const ON_ITS_WAY: Duration = Duration::from_secs(2);
 async fn against_refresh() {
     let rounds = size(500, 10_000);
     let fleet = Fleet::start(&[]).await;
-    let seeder = Seeder::of(&fleet).await;
+    let seeder = seeder(&fleet.site).await;
     fleet.site.weather.set(
         seed(),
         Conditions {

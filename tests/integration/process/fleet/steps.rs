@@ -33,15 +33,18 @@ async fn fleet(grace: Duration) -> Fleet {
 
     let url = super::databases::database().await;
     let database = Database::connect(&url).await.expect("it answers");
+    let name = url.split('?').next().and_then(|url| url.rsplit_once('/')).expect("a database").1;
     for sql in [
         "CREATE TABLE clock_step (seconds DOUBLE PRECISION NOT NULL)",
         "INSERT INTO clock_step VALUES (0)",
         "CREATE FUNCTION clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS \
          'SELECT pg_catalog.clock_timestamp() + seconds * interval ''1 second'' FROM clock_step'",
+        // For every session, whatever stands between it and the server.
+        &format!("ALTER DATABASE {name} SET search_path = public, pg_catalog"),
     ] {
         database.execute_unprepared(sql).await.expect("a statement");
     }
-    let url = format!("{url}?options=-c%20search_path%3Dpublic,pg_catalog");
+    database.close().await.expect("closed");
     Fleet::on(url, grace, &[(REPLICA_TIMEOUT, "5s")]).await
 }
 
@@ -93,7 +96,8 @@ async fn back() {
     set(&fleet, -300).await;
     let began = Instant::now();
     // By its own account the lease would end in five minutes.
-    fleet.site.provider.wait_for_token_calls(calls + 2).await;
+    let recovered = fleet.site.provider.wait_for_token_calls(calls + 2);
+    tokio::time::timeout(Duration::from_secs(60), recovered).await.expect("it is stuck");
     fleet.settled().await;
     let took = began.elapsed();
     assert!(took < Duration::from_secs(60), "{took:?}");

@@ -8,7 +8,7 @@ use sea_orm::{ConnectionTrait, DatabaseTransaction, TransactionTrait};
 use token_broker_client::proto;
 use tokio::task::JoinHandle;
 
-use super::grants::seed_grants;
+use super::seeding::seed_grants;
 use super::{Fleet, get};
 use crate::harness::world::refresh;
 use crate::harness::{tools, trial_with};

@@ -13,7 +13,7 @@ use tonic::transport::channel::Change;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
-use super::grants::seed_grants;
+use super::seeding::seed_grants;
 use super::{Directory, Fleet, REPLICAS};
 use crate::harness::soak::{report, seed, size};
 use crate::harness::world::{api_key, get_token, refresh};

@@ -6,7 +6,7 @@ use futures::future::join_all;
 use libtest_mimic::Trial;
 use token_broker_client::Reason;
 
-use super::grants::seed_grants;
+use super::seeding::seed_grants;
 use super::{Fleet, REPLICAS, reason_of};
 use crate::harness::soak::{is_full, report};
 use crate::harness::world::refresh;

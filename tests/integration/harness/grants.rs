@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
 use token_broker::crypto::keyring::Keyring;
@@ -10,6 +11,7 @@ use token_broker::demo::provider::DemoProvider;
 use token_broker::domain::authorization::Options;
 use token_broker::domain::grant::{Account, Grant, GrantKey, Subject};
 use token_broker::domain::identity::Identity;
+use token_broker::domain::name::Name;
 use token_broker::domain::scope::Scopes;
 use token_broker::domain::token::{AccessToken, RawAnswer, TokenSet};
 use token_broker::provider::response;
@@ -17,51 +19,48 @@ use token_broker::storage::{
     Answered, Begun, Clock, Disposal, NewAuthorization, Settings, Storage,
 };
 
-use super::Fleet;
-use crate::harness::world::{PROVIDER, name};
-use crate::process::child::earlier_build;
-use crate::process::premises::ENCRYPTION_KEY;
-use crate::process::site::{Site, TOKEN_LIFETIME};
-
 const SCOPES: &str = "email profile";
 
 /// How many grants are made at once.
 const AT_ONCE: usize = 16;
 
-/// Makes grants in a site's database and at its provider.
+/// Makes grants of the bot `helper` at the provider `acme`, in a database and at that provider.
 #[derive(Clone)]
 pub struct Seeder {
     pub storage: Arc<Storage>,
     provider: DemoProvider,
+    lifetime: Duration,
+    /// Access tokens are made this long, in bytes; the provider does not know them then.
+    pub token_length: usize,
 }
 
-/// Makes grants for `u0`, `u1` and so on, and gives the names.
-pub async fn seed_grants(fleet: &Fleet, count: usize) -> Vec<String> {
-    let seeder = Seeder::of(fleet).await;
-    let subjects: Vec<_> = (0..count).map(|number| format!("u{number}")).collect();
-    seeder.grants(&subjects).await;
-    subjects
+/// Names of users: `u0`, `u1` and so on.
+pub fn subjects(count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("u{number}")).collect()
+}
+
+fn name(text: &str) -> Name {
+    Name::parse(text).expect("a name")
 }
 
 impl Seeder {
-    pub(super) async fn of(fleet: &Fleet) -> Self {
-        Self::at(&fleet.site).await
-    }
-
-    pub async fn at(site: &Site) -> Self {
-        let keyring = Arc::new(Keyring::new([("test", ENCRYPTION_KEY)]).expect("a key"));
+    /// `key` is the one that the broker has under the id `test`; `lifetime` that of access tokens.
+    pub async fn new(
+        database_url: &str,
+        key: &[u8; 32],
+        provider: DemoProvider,
+        lifetime: Duration,
+    ) -> Self {
+        let keyring = Arc::new(Keyring::new([("test", key)]).expect("a key"));
         let settings = Settings {
-            url: site.database_url.clone().into(),
+            url: database_url.to_owned().into(),
             listen_url: None,
             max_connections: 10,
             clock: Clock::Database,
         };
         let storage = Storage::connect(&settings, keyring, Random::system()).await;
         let storage = Arc::new(storage.expect("a database"));
-        if earlier_build().is_some() {
-            storage.migrate().await.expect("this version's schema, which the earlier one can use");
-        }
-        Self { storage, provider: site.provider.clone() }
+        Self { storage, provider, lifetime, token_length: 0 }
     }
 
     pub async fn grants(&self, subjects: &[String]) -> Vec<Grant> {
@@ -79,7 +78,7 @@ impl Seeder {
     pub async fn grant(&self, subject: &str) -> Grant {
         let key = GrantKey {
             namespace: name("helper"),
-            provider: name(PROVIDER),
+            provider: name("acme"),
             subject: Subject::parse(subject).expect("a subject"),
             account: Account::default(),
         };
@@ -88,7 +87,7 @@ impl Seeder {
             bot: &name("helper"),
             scopes: &Scopes::from_provider(SCOPES),
             options: &Options::default(),
-            link_ttl: TOKEN_LIFETIME,
+            link_ttl: self.lifetime,
         };
         let authorization = self.storage.insert_authorization(&new).await.expect("storage");
         let salt: [u8; 8] = Random::system().bytes();
@@ -102,16 +101,16 @@ impl Seeder {
             Disposal { revocable: true, reach: Default::default(), read: &response::tokens_in };
         let quarantined = self
             .storage
-            .quarantine(&authorization, answered, b"a keyed hash", TOKEN_LIFETIME, &disposal)
+            .quarantine(&authorization, answered, b"a keyed hash", self.lifetime, &disposal)
             .await;
         assert!(quarantined.expect("storage"));
         let tokens = TokenSet {
             access_token: AccessToken {
-                value: granted.access_token.into(),
+                value: padded(granted.access_token, self.token_length).into(),
                 token_type: "Bearer".to_owned(),
                 scopes: Scopes::from_provider(SCOPES),
                 issued_at: exchanged_at,
-                expires_at: Some(exchanged_at + TOKEN_LIFETIME),
+                expires_at: Some(exchanged_at + self.lifetime),
             },
             refresh_token: Some(granted.refresh_token.into()),
             refresh_expires_at: None,
@@ -121,4 +120,9 @@ impl Seeder {
         let grant = self.storage.authorize(&authorization, &tokens, &identity, &[]).await;
         grant.expect("storage").expect("a grant")
     }
+}
+
+fn padded(mut token: String, length: usize) -> String {
+    token.extend(std::iter::repeat_n('x', length.saturating_sub(token.len())));
+    token
 }
