@@ -4,6 +4,7 @@ mod authorizations;
 mod edges;
 mod expiry;
 mod invalid;
+mod latency;
 mod limits;
 mod lists;
 mod namespaces;
@@ -23,6 +24,7 @@ pub fn trials() -> Vec<Trial> {
         edges::trials(),
         expiry::trials(),
         invalid::trials(),
+        latency::trials(),
         limits::trials(),
         lists::trials(),
         namespaces::trials(),
