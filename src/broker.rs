@@ -29,7 +29,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 pub use boot_instant::BootInstant;
-pub use cache::{Bounds, CacheCounts, NO_CACHE};
+pub use cache::{Bounds, CacheCounts, CachedToken, NO_CACHE};
 pub use complete::redirect_uri;
 pub use error::BrokerError;
 pub use link::BrowserSecret;
@@ -170,6 +170,7 @@ impl Broker {
         answered: BootInstant,
     ) -> Option<i64> {
         self.database.mark_up();
+        self.storage.outage_ended();
         if !self.storage.clock_runs() {
             return None;
         }
@@ -313,7 +314,7 @@ impl Broker {
                 Err(error) if error.is_transient() => {
                     // A lock that is held, for example, says nothing about the database as a whole.
                     if error.is_out_of_reach() {
-                        self.database.mark_down();
+                        self.database.restart_calm();
                     }
                     if !std::mem::replace(&mut told, true) {
                         tracing::error!(%error, what, "cannot store; held until storage is back");

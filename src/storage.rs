@@ -14,6 +14,7 @@ mod figures;
 mod grants;
 mod keys;
 mod migrate;
+mod outage;
 mod replicas;
 mod revocations;
 mod rows;
@@ -46,6 +47,7 @@ pub use seal::UnreadableCounts;
 pub use server::OutOfReach;
 
 use self::connection::{Database, Transaction, retry_conflicts};
+use self::outage::Outage;
 use self::seal::Unreadable;
 use crate::crypto::keyring::Keyring;
 use crate::crypto::random::Random;
@@ -56,6 +58,7 @@ pub struct Storage {
     db: Database,
     /// Connections that calls cannot exhaust: for heartbeats, and for what providers have answered.
     reserved: Database,
+    outage: Arc<Outage>,
     /// Where the database is, if it is one that is called.
     server: Option<server::Server>,
     clock: Clock,
@@ -81,6 +84,22 @@ impl Storage {
     #[must_use]
     pub fn is_shared(&self) -> bool {
         self.server.is_some()
+    }
+
+    /// Records that the database is away: from now on statements of calls fail at once instead of waiting
+    /// for a connection. Heartbeats and responses of providers still try.
+    pub fn outage_began(&self) {
+        self.outage.set(true);
+    }
+
+    /// Records that the database can be reached.
+    pub fn outage_ended(&self) {
+        self.outage.set(false);
+    }
+
+    /// Waits until a connection fails, or waiting for one takes long.
+    pub async fn outage_suspected(&self) {
+        self.outage.suspected().await;
     }
 
     /// Returns `true` if the clock that statements go by moves by itself, and not by a test.

@@ -141,7 +141,16 @@ pub fn init(
     output: Output,
     otlp: Option<&Otlp>,
 ) -> Result<Telemetry, SetupError> {
-    let filter = EnvFilter::try_new(filter).map_err(|error| SetupError(error.to_string()))?;
+    // The driver's pool logs an outage for each connection. The watch over storage logs it once.
+    //
+    // `sqlx::postgres::notice` must stay as it is: the driver asks `enabled!` for it, and tracing-subscriber
+    // then drops the thread's next event if a filter of its own layer says no.
+    let quiet = match filter.contains("sqlx") {
+        true => "",
+        false => ",sqlx::pool::acquire=off,sqlx_core::pool=off",
+    };
+    let filter = EnvFilter::try_new(format!("{filter}{quiet}"));
+    let filter = filter.map_err(|error| SetupError(error.to_string()))?;
     let tracers = SdkTracerProvider::builder().with_resource(resource());
     let tracers = match otlp {
         // Which traces that no caller has begun are recorded: OTEL_TRACES_SAMPLER, or else all.

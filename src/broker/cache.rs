@@ -11,8 +11,11 @@ use std::time::Duration;
 use quick_cache::sync::Cache;
 
 use super::boot_instant::BootInstant;
-use crate::domain::grant::{GrantKey, KeyHash};
+use super::refresh::etag;
+use crate::domain::grant::{Grant, GrantKey, KeyHash};
 use crate::domain::id::Id;
+use crate::domain::time::Timestamp;
+use crate::domain::token::AccessToken;
 use crate::storage::Held;
 
 /// Into how many parts keys are sorted, each with a count of its invalidations.
@@ -42,7 +45,12 @@ pub(super) struct TokenCache {
 }
 
 struct Entry {
-    held: Held,
+    grant: Grant,
+    token: AccessToken,
+    /// Of the token; worked out once.
+    etag: String,
+    /// The database's time when it was read.
+    read_on: Timestamp,
     /// From before it was read.
     read_at: BootInstant,
     /// Whether it is known already that the grant was used.
@@ -82,11 +90,43 @@ pub(super) struct Ticket {
     begun: BootInstant,
 }
 
-/// A grant from the cache, as of now.
-pub(super) struct Hit {
-    pub(super) held: Held,
+/// A grant with its token from the cache, as of now. It shares the cached entry instead of copying it.
+pub struct CachedToken {
+    entry: Arc<Entry>,
+    /// The time on the database's clock, no earlier than it is.
+    pub(super) now: Timestamp,
     /// The grant, where this is its first use since it was read.
     pub(super) first_use: Option<Id>,
+}
+
+impl CachedToken {
+    /// The grant.
+    #[must_use]
+    pub fn grant(&self) -> &Grant {
+        &self.entry.grant
+    }
+
+    /// Its access token.
+    #[must_use]
+    pub fn token(&self) -> &AccessToken {
+        &self.entry.token
+    }
+
+    /// The token's etag.
+    #[must_use]
+    pub fn etag(&self) -> &str {
+        &self.entry.etag
+    }
+
+    /// The same as a read of the database would give it.
+    pub(super) fn into_held(self) -> Held {
+        Held {
+            grant: self.entry.grant.clone(),
+            access_token: Some(self.entry.token.clone()),
+            leased: false,
+            now: self.now,
+        }
+    }
 }
 
 impl TokenCache {
@@ -105,7 +145,7 @@ impl TokenCache {
 
     /// A grant that was read no longer ago than `max_age`, or, in an outage, than
     /// `outage_max_age`.
-    pub(super) fn get(&self, key: &GrantKey, outage: bool) -> Option<Hit> {
+    pub(super) fn get(&self, key: &GrantKey, outage: bool) -> Option<CachedToken> {
         if self.is_off() {
             return None;
         }
@@ -122,11 +162,13 @@ impl TokenCache {
         }
         let millis = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         self.counts.oldest_millis.fetch_max(millis, Ordering::Relaxed);
-        let mut held = entry.held.clone();
         // The database's clock went on meanwhile; a token is never taken for younger than it is.
-        held.now = held.now + age;
-        let first_use = (!entry.used.swap(true, Ordering::Relaxed)).then_some(held.grant.id);
-        Some(Hit { held, first_use })
+        let now = entry.read_on + age;
+        // Read first, so that callers on several cores share the entry without writing to it.
+        let is_first =
+            !entry.used.load(Ordering::Relaxed) && !entry.used.swap(true, Ordering::Relaxed);
+        let first_use = is_first.then_some(entry.grant.id);
+        Some(CachedToken { entry, now, first_use })
     }
 
     /// To be taken before a read.
@@ -142,11 +184,17 @@ impl TokenCache {
     /// Keeps what was read, unless it may have changed since the read began.
     pub(super) fn put(&self, ticket: Ticket, held: &Held) {
         let current = || self.part(ticket.hash).load(Ordering::SeqCst) == ticket.invalidations;
-        if self.is_off() || held.access_token.is_none() || !current() {
+        let Some(token) = held.access_token.as_ref().filter(|_| !self.is_off() && current()) else {
             return;
-        }
-        let entry =
-            Entry { held: held.clone(), read_at: ticket.begun, used: AtomicBool::new(false) };
+        };
+        let entry = Entry {
+            grant: held.grant.clone(),
+            token: token.clone(),
+            etag: etag(&held.grant, token),
+            read_on: held.now,
+            read_at: ticket.begun,
+            used: AtomicBool::new(false),
+        };
         self.entries.insert(ticket.hash, Arc::new(entry));
         // It may have been invalidated between the look and the insertion.
         if !current() {

@@ -133,6 +133,8 @@ pub enum Problem {
     },
     /// The broker is at fault, for now.
     Unavailable,
+    /// The database is known to be away.
+    Outage,
 }
 
 /// What is left to do for a redirect that is not exchanged.
@@ -393,8 +395,11 @@ fn form_aad(provider: &str) -> Vec<u8> {
     length_prefixed([&b"form_post"[..], provider.as_bytes()])
 }
 
-/// The error has been logged where it was made.
-fn unavailable(_: BrokerError) -> Problem {
+fn unavailable(error: BrokerError) -> Problem {
+    if error.is_known_outage() {
+        return Problem::Outage;
+    }
+    error.log_storage();
     Problem::Unavailable
 }
 

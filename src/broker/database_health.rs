@@ -71,6 +71,13 @@ impl DatabaseHealth {
         state.was_down = true;
     }
 
+    /// Records that something could not be stored: other replicas may hold responses too, even if the
+    /// database answers again before its watch has looked.
+    pub(super) fn restart_calm(&self) {
+        let mut state = self.lock();
+        state.up_since = state.up_since.map(|_| BootInstant::now());
+    }
+
     /// Records that the database answers.
     pub(super) fn mark_up(&self) {
         let mut state = self.lock();

@@ -12,8 +12,7 @@ use crate::storage::StorageError;
 /// How soon a caller may try again where nothing better is known.
 pub const RETRY: Duration = Duration::from_secs(1);
 
-/// Why a use case gave no result. Internal detail is logged where the error is made; nothing here
-/// is secret.
+/// Why a use case gave no result. Internal detail is logged where the call ends; nothing here is secret.
 #[derive(Debug, Clone, thiserror::Error)]
 #[expect(missing_docs, reason = "the contract's error table says when each arises")]
 pub enum BrokerError {
@@ -49,6 +48,8 @@ pub enum BrokerError {
     ProviderUnavailable { provider: Name, retry_after: Duration },
     #[error("storage is unavailable")]
     StorageUnavailable,
+    #[error(transparent)]
+    Storage(#[from] StorageError),
     #[error("draining")]
     Overloaded,
     #[error("internal error")]
@@ -90,6 +91,34 @@ impl BrokerError {
         self
     }
 
+    /// Returns `true` if the database cannot be used now, and the same call may succeed later.
+    #[must_use]
+    pub fn is_storage_unavailable(&self) -> bool {
+        match self {
+            Self::StorageUnavailable => true,
+            Self::Storage(error) => error.is_transient(),
+            _ => false,
+        }
+    }
+
+    /// Returns `true` if nothing was tried because the database is known to be away.
+    #[must_use]
+    pub fn is_known_outage(&self) -> bool {
+        matches!(self, Self::Storage(error) if error.is_known_outage())
+    }
+
+    /// Logs the cause of a storage failure, which callers are not told. Broken connections are logged by the
+    /// watch over storage.
+    pub fn log_storage(&self) {
+        match self {
+            Self::Storage(error) if error.is_connection_failure() => {
+                tracing::debug!(%error, "storage failed");
+            }
+            Self::Storage(error) => tracing::error!(%error, "storage failed"),
+            _ => {}
+        }
+    }
+
     /// Whether the user has to authorize (again).
     #[must_use]
     pub fn needs_authorization(&self) -> bool {
@@ -99,12 +128,5 @@ impl BrokerError {
                 | Self::ReauthorizationRequired { .. }
                 | Self::ScopeMissing { .. }
         )
-    }
-}
-
-impl From<StorageError> for BrokerError {
-    fn from(error: StorageError) -> Self {
-        tracing::error!(%error, "storage failed");
-        if error.is_transient() { Self::StorageUnavailable } else { Self::Internal }
     }
 }

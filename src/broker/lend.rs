@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::authorize::{AuthorizeRequest, RETURN_URL, Start};
+use super::cache::CachedToken;
 use super::{Broker, BrokerError};
 use crate::domain::bot::Bot;
 use crate::domain::grant::{Grant, GrantKey, GrantState};
@@ -70,7 +71,7 @@ impl Broker {
         allowed(bot, &request.key, &request.scopes)?;
         let held = match self.held_now(&request.key).await {
             // A bot can go on with a token that it was lent a moment ago.
-            Err(BrokerError::StorageUnavailable) => self.held_in_outage(request)?,
+            Err(error) if error.is_storage_unavailable() => self.held_in_outage(request, error)?,
             held => held?,
         };
         covers(&held.grant, &request.scopes)?;
@@ -100,28 +101,29 @@ impl Broker {
 
     /// A token that was read a moment ago, where it will do. Anything else is asked anew by
     /// [`Broker::lend`]: what a user has to settle is never told from memory.
-    pub fn lend_cached(&self, bot: &Bot, request: &LendRequest) -> Option<Lent> {
+    pub fn lend_cached(&self, bot: &Bot, request: &LendRequest) -> Option<CachedToken> {
         self.admit(bot, &request.key).ok()?;
         allowed(bot, &request.key, &request.scopes).ok()?;
         let hit = self.cache.get(&request.key, false)?;
-        let good = hit
-            .held
-            .access_token
-            .as_ref()
-            .is_some_and(|token| token.is_good_for(request.min_ttl, hit.held.now));
-        let lent = good.then(|| lend_to(bot, hit.held, &request.scopes).ok()).flatten()?;
+        if !hit.token().is_good_for(request.min_ttl, hit.now) {
+            return None;
+        }
+        may_have(bot, hit.grant(), hit.token(), &request.scopes).ok()?;
         self.note_use(hit.first_use);
-        Some(lent)
+        Some(hit)
     }
 
     /// What was read last, while storage cannot be asked.
-    fn held_in_outage(&self, request: &LendRequest) -> Result<Held, BrokerError> {
-        let hit = self.cache.get(&request.key, true).filter(|hit| {
-            hit.held.access_token.as_ref().is_some_and(|token| token.is_living(hit.held.now))
-        });
-        let held = hit.ok_or(BrokerError::StorageUnavailable)?.held;
-        let missing = request.scopes.missing_from(&held.grant.scopes);
-        if missing.is_empty() { Ok(held) } else { Err(BrokerError::StorageUnavailable) }
+    fn held_in_outage(
+        &self,
+        request: &LendRequest,
+        error: BrokerError,
+    ) -> Result<Held, BrokerError> {
+        let hit = self.cache.get(&request.key, true);
+        let hit = hit.filter(|hit| hit.token().is_living(hit.now));
+        let covering =
+            hit.filter(|hit| request.scopes.missing_from(&hit.grant().scopes).is_empty());
+        covering.map(CachedToken::into_held).ok_or(error)
     }
 
     /// Reads a grant, and keeps it for those who ask next.
@@ -139,7 +141,7 @@ impl Broker {
         let now = match self.held(&before.grant.key).await {
             Ok(now) => now,
             // Storage is away, and perhaps that is why the refresh failed.
-            Err(BrokerError::StorageUnavailable) => before,
+            Err(error) if error.is_storage_unavailable() => before,
             Err(gone) => return Err(gone),
         };
         if !now.access_token.as_ref().is_some_and(|token| token.is_living(now.now)) {
@@ -195,10 +197,19 @@ fn due(held: &Held, min_ttl: Duration) -> Due {
 /// Checks that the grant covers what is asked for, and that the bot may have what it covers.
 pub(super) fn lend_to(bot: &Bot, held: Held, asked: &Scopes) -> Result<Lent, BrokerError> {
     let token = held.access_token.ok_or_else(|| reauthorization(&held.grant.key))?;
-    covers(&held.grant, asked)?;
-    // A namespace may be shared with a bot that was granted more.
-    allowed(bot, &held.grant.key, &token.scopes)?;
+    may_have(bot, &held.grant, &token, asked)?;
     Ok(Lent { grant: held.grant, token })
+}
+
+fn may_have(
+    bot: &Bot,
+    grant: &Grant,
+    token: &AccessToken,
+    asked: &Scopes,
+) -> Result<(), BrokerError> {
+    covers(grant, asked)?;
+    // A namespace may be shared with a bot that was granted more.
+    allowed(bot, &grant.key, &token.scopes)
 }
 
 fn allowed(bot: &Bot, key: &GrantKey, scopes: &Scopes) -> Result<(), BrokerError> {

@@ -81,7 +81,8 @@ impl Broker {
     pub async fn recover_refresh(self: &Arc<Self>, grant: &Grant) -> bool {
         let Some(held) = self.still_open(grant).await else { return false };
         tracing::info!(provider = %grant.key.provider, "recovering a refresh that was left open");
-        self.refreshed(&held).await.is_ok()
+        let refreshed = self.refreshed(&held).await;
+        refreshed.inspect_err(BrokerError::log_storage).is_ok()
     }
 
     /// Looks at a grant that was claimed for it, and refreshes it where that is due, though nobody
@@ -108,6 +109,7 @@ impl Broker {
                 if let Some(held) = self.still_open(grant).await
                     && let Err(error) = self.refreshed(&held).await
                 {
+                    error.log_storage();
                     tracing::debug!(%error, "not refreshed ahead of time");
                 }
             }
@@ -119,7 +121,9 @@ impl Broker {
     }
 
     async fn look_again(&self, grant: &Grant, at: Option<Timestamp>) {
-        if let Err(error) = self.storage.look_again(grant, at).await {
+        if let Err(error) = self.storage.look_again(grant, at).await
+            && !error.is_connection_failure()
+        {
             tracing::warn!(%error, "cannot put a look at a grant off; its claim will end");
         }
     }

@@ -190,7 +190,9 @@ impl Broker {
 
     async fn finish(&self, revocation: &Revocation) {
         // Should this fail, the entry is tried again, which does no harm.
-        if let Err(error) = self.storage.finish_revocation(revocation.id).await {
+        if let Err(error) = self.storage.finish_revocation(revocation.id).await
+            && !error.is_connection_failure()
+        {
             tracing::warn!(%error, "cannot remove an entry of the outbox");
         }
     }
@@ -205,7 +207,9 @@ impl Broker {
     }
 
     async fn postpone_by(&self, revocation: &Revocation, wait: Duration, reason: &str) {
-        if let Err(error) = self.storage.postpone_revocation(revocation.id, wait, reason).await {
+        if let Err(error) = self.storage.postpone_revocation(revocation.id, wait, reason).await
+            && !error.is_connection_failure()
+        {
             tracing::warn!(%error, "cannot put an entry of the outbox off; its claim will end");
         }
     }

@@ -85,6 +85,12 @@ async fn database(config: &Config) -> anyhow::Result<String> {
         );
     }
     let keys = storage.check_keys().await?;
+    if let Err(error) = storage.listen().await {
+        let reason = error.reason();
+        anyhow::bail!(
+            "cannot listen for changes: {reason}; correct database.listen_url, or the role there"
+        );
+    }
     storage.close().await?;
     if !keys.wrong.is_empty() {
         anyhow::bail!(wrong_keys(&keys));

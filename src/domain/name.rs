@@ -1,6 +1,7 @@
 //! Names of providers, bots and namespaces.
 
 use std::fmt;
+use std::sync::Arc;
 
 /// Words that the chat bots take as commands, so that `/oauth token` is never a provider's name.
 pub const COMMAND_WORDS: [&str; 6] = ["confirm", "help", "list", "refresh", "revoke", "token"];
@@ -8,9 +9,9 @@ pub const COMMAND_WORDS: [&str; 6] = ["confirm", "help", "list", "refresh", "rev
 /// A name of the form `[a-z][a-z0-9]*(-[a-z0-9]+)*` of at most 63 bytes, and no command word.
 ///
 /// The form is the same in configuration keys, environment variables, redirect URIs and metric
-/// labels, so that none of them needs escaping.
+/// labels, so that none of them needs escaping. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name(String);
+pub struct Name(Arc<str>);
 
 /// Why a text is no [`Name`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -43,7 +44,7 @@ impl Name {
         if COMMAND_WORDS.contains(&text) {
             return Err(InvalidName::CommandWord);
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 
     /// The name as text.

@@ -10,13 +10,13 @@ use token_broker_client::proto;
 pub(super) use pages::{grants_page, providers_page};
 
 use super::error::{CallError, Violation};
-use crate::broker::BrokerError;
 use crate::broker::authorize::{AuthorizeRequest, Start, Started};
 use crate::broker::confirm::ConfirmRequest;
 use crate::broker::follow::View;
 use crate::broker::lend::{LendRequest, Lent};
 use crate::broker::refresh::{RefreshRequest, etag};
 use crate::broker::revoke::RevocationState;
+use crate::broker::{BrokerError, CachedToken};
 use crate::domain::authorization::{Flow, Options, State};
 use crate::domain::grant::{Account, Grant, GrantKey, GrantState, Subject};
 use crate::domain::id::Id;
@@ -24,7 +24,7 @@ use crate::domain::name::Name;
 use crate::domain::provider::Provider;
 use crate::domain::scope::Scopes;
 use crate::domain::time::Timestamp;
-use crate::domain::token::DEFAULT_MIN_TTL;
+use crate::domain::token::{AccessToken, DEFAULT_MIN_TTL};
 
 /// The longest login hint, etag or page token, in bytes.
 const MAX_TEXT: usize = 1024;
@@ -180,6 +180,11 @@ pub(super) fn authorize_request(
 
 pub(super) fn get_token_response(lent: Lent) -> proto::GetTokenResponse {
     proto::GetTokenResponse { token: Some(token(lent)) }
+}
+
+pub(super) fn cached_response(hit: &CachedToken) -> proto::GetTokenResponse {
+    let etag = hit.etag().to_owned();
+    proto::GetTokenResponse { token: Some(token_message(hit.grant(), hit.token(), etag)) }
 }
 
 pub(super) fn lend_request(
@@ -340,15 +345,19 @@ pub(super) fn public_state_name(state: &State) -> &'static str {
 }
 
 pub(super) fn token(lent: Lent) -> proto::Token {
+    token_message(&lent.grant, &lent.token, etag(&lent.grant, &lent.token))
+}
+
+fn token_message(grant: &Grant, token: &AccessToken, etag: String) -> proto::Token {
     use secrecy::ExposeSecret;
 
     proto::Token {
-        etag: etag(&lent.grant, &lent.token),
-        access_token: lent.token.value.expose_secret().to_owned(),
-        token_type: lent.token.token_type,
-        expire_time: lent.token.expires_at.map(timestamp),
-        scopes: lent.token.scopes.to_vec(),
-        provider_values: lent.grant.provider_values.clone(),
+        etag,
+        access_token: token.value.expose_secret().to_owned(),
+        token_type: token.token_type.clone(),
+        expire_time: token.expires_at.map(timestamp),
+        scopes: token.scopes.to_vec(),
+        provider_values: grant.provider_values.clone(),
     }
 }
 

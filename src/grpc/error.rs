@@ -21,6 +21,14 @@ pub(super) enum CallError {
     RateLimited { retry_after: Duration },
 }
 
+impl CallError {
+    /// Returns `true` if nothing was tried because the database is known to be away, which is logged once
+    /// and not for each call.
+    pub(super) fn is_known_outage(&self) -> bool {
+        matches!(self, Self::Broker(error) if error.is_known_outage())
+    }
+}
+
 fn fields(violations: &[Violation]) -> String {
     violations.iter().map(|violation| violation.field).collect::<Vec<_>>().join(", ")
 }

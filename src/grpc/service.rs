@@ -132,8 +132,15 @@ struct Begun {
 }
 
 fn refused(error: CallError) -> Status {
+    if let CallError::Broker(error) = &error {
+        error.log_storage();
+    }
     // Not the caller's message, which may name a subject.
-    tracing::info!(reason = reason_of(&error), error = %error, "call refused");
+    if error.is_known_outage() {
+        tracing::debug!(reason = reason_of(&error), error = %error, "call refused");
+    } else {
+        tracing::info!(reason = reason_of(&error), error = %error, "call refused");
+    }
     Status::from(error)
 }
 
@@ -241,23 +248,22 @@ impl TokenBrokerService for Service {
         // A token from memory costs no span, unless its caller wants to see one.
         if !begun.call.is_recorded()
             && let (Ok(bot), Ok(request)) = (&begun.admitted, &request)
-            && let Some(lent) = self.broker.lend_cached(bot, request)
+            && let Some(hit) = self.broker.lend_cached(bot, request)
         {
             begun.call.answered();
-            return Ok(Response::new(convert::get_token_response(lent)));
+            return Ok(Response::new(convert::cached_response(&hit)));
         }
         // Otherwise memory has been looked into already.
         let recorded = begun.call.is_recorded();
         let ended = self.run(begun, |broker, bot| async move {
             let request = request?;
-            let cached = recorded.then(|| broker.lend_cached(&bot, &request)).flatten();
-            let lent = match cached {
-                Some(lent) => lent,
-                None => broker.lend(&bot, request).await?,
-            };
-            Ok(convert::get_token_response(lent))
+            if recorded && let Some(hit) = broker.lend_cached(&bot, &request) {
+                return Ok(convert::cached_response(&hit));
+            }
+            Ok(convert::get_token_response(broker.lend(&bot, request).await?))
         });
-        ended.await.map(|(_, response)| Response::new(response))
+        // Boxed: its state is large, and would be allocated for cached tokens too.
+        Box::pin(ended).await.map(|(_, response)| Response::new(response))
     }
 
     async fn refresh(

@@ -238,7 +238,7 @@ fn broker_row(error: BrokerError) -> Row {
                 .with("provider", provider)
                 .retry_after(retry_after)
         }
-        E::StorageUnavailable => {
+        error if error.is_storage_unavailable() => {
             unavailable("STORAGE_UNAVAILABLE", "the broker's database cannot be used".to_owned())
                 .retry_after(RETRY)
         }
@@ -246,7 +246,7 @@ fn broker_row(error: BrokerError) -> Row {
             unavailable("OVERLOADED", "this replica takes no more calls now".to_owned())
                 .retry_after(RETRY)
         }
-        E::Internal => {
+        E::Internal | E::Storage(_) | E::StorageUnavailable => {
             let trace_id = telemetry::trace_id();
             Row::new(Code::Internal, "INTERNAL", format!("internal error, trace id {trace_id}"))
                 .with("trace_id", trace_id)

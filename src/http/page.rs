@@ -163,13 +163,15 @@ pub(super) fn problem(problem: &Problem) -> Response {
         Problem::Failed { description } => {
             (Page::new("It did not work").say(description.clone()), StatusCode::BAD_REQUEST)
         }
-        Problem::Unavailable => (
+        Problem::Unavailable | Problem::Outage => (
             Page::new("Not now")
                 .say("The service cannot take this at the moment. Reload this page in a minute."),
             StatusCode::SERVICE_UNAVAILABLE,
         ),
     };
-    let page = Page { trace_id: Some(telemetry::trace_id()), ..page };
+    // An outage is logged once, and not for each page.
+    let is_logged = *problem != Problem::Outage;
+    let page = Page { trace_id: is_logged.then(telemetry::trace_id), ..page };
     page.answer(status)
 }
 

@@ -17,7 +17,8 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
 
 use super::clock::Clock;
-use super::connection::{Database, Pool};
+use super::connection::{Database, Pool, Waits};
+use super::outage::Outage;
 use super::seal::Unreadable;
 use super::server::Server;
 use super::{Storage, StorageError};
@@ -114,9 +115,11 @@ impl Storage {
                 (Pool::Sqlite(pool.clone()), Pool::Sqlite(pool))
             }
         };
+        let outage = Arc::new(Outage::default());
         Ok(Self {
-            db: Database::new(pool),
-            reserved: Database::new(reserved),
+            db: Database::new(pool, Arc::clone(&outage), Waits::UnlessAway),
+            reserved: Database::new(reserved, Arc::clone(&outage), Waits::Always),
+            outage,
             server,
             clock: settings.clock.clone(),
             keyring,

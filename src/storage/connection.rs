@@ -7,6 +7,7 @@
 //! has rolled back by itself, for example on a full disk. Either way later callers would work inside a
 //! transaction that is never committed. So `BEGIN`, `COMMIT` and `ROLLBACK` are plain statements here.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
@@ -18,7 +19,8 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, ExecResult, QueryResult, Runtim
 use sea_query_sqlx::SqlxValues;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::error::{StorageError, leaves_session_usable};
+use super::error::{StorageError, is_connection_failure, leaves_session_usable};
+use super::outage::Outage;
 use super::statement::StatementTimeout;
 
 /// A pool of connections.
@@ -34,6 +36,17 @@ pub(super) enum Pool {
 pub(super) struct Database {
     pool: Pool,
     timeout: StatementTimeout,
+    outage: Arc<Outage>,
+    waits: Waits,
+}
+
+/// When statements wait for a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// Also during an outage.
+    Always,
+    /// Except while the database is known to be away.
+    UnlessAway,
 }
 
 /// One transaction. Dropped without [`Transaction::commit`], it is rolled back.
@@ -52,6 +65,8 @@ struct Session {
     connection: Connection,
     state: SessionState,
     timeout: StatementTimeout,
+    outage: Arc<Outage>,
+    waits: Waits,
 }
 
 #[derive(Debug)]
@@ -121,9 +136,9 @@ impl Pool {
 }
 
 impl Database {
-    pub(super) fn new(pool: Pool) -> Self {
+    pub(super) fn new(pool: Pool, outage: Arc<Outage>, waits: Waits) -> Self {
         let timeout = StatementTimeout::of(pool.backend());
-        Self { pool, timeout }
+        Self { pool, timeout, outage, waits }
     }
 
     pub(super) fn pool(&self) -> &Pool {
@@ -131,8 +146,20 @@ impl Database {
     }
 
     async fn session(&self) -> Result<Session, DbErr> {
-        let connection = self.pool.acquire().await.map_err(connection_error)?;
-        Ok(Session { connection, state: SessionState::Idle, timeout: self.timeout })
+        let acquiring = self.pool.acquire();
+        let acquired = match self.waits {
+            Waits::Always => self.outage.watched(acquiring).await,
+            Waits::UnlessAway => self.outage.unless_away(acquiring).await,
+        };
+        let connection = acquired.map_err(|error| {
+            if is_connection_failure(&error) {
+                self.outage.suspect();
+            }
+            connection_error(error)
+        })?;
+        let outage = Arc::clone(&self.outage);
+        let (timeout, waits) = (self.timeout, self.waits);
+        Ok(Session { connection, state: SessionState::Idle, timeout, outage, waits })
     }
 
     /// Begins a transaction that may write. On SQLite it takes the write lock at once (`BEGIN
@@ -335,9 +362,16 @@ impl Session {
         match ended {
             Ok(done) => {
                 self.state = before;
+                // Calls need not wait until the watch over storage sees it too.
+                if self.waits == Waits::Always {
+                    self.outage.set(false);
+                }
                 Ok(done)
             }
             Err(error) => {
+                if is_connection_failure(&error) {
+                    self.outage.suspect();
+                }
                 self.state = match before {
                     _ if !leaves_session_usable(&error) => SessionState::Unknown,
                     SessionState::InTransaction => SessionState::Aborted,

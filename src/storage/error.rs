@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use sea_orm::{DbErr, RuntimeErr, SqlErr, sqlx};
 
+use super::outage::KnownAway;
 use crate::crypto::keyring::OpenError;
 
 /// Why storage did not do what it was asked.
@@ -144,6 +145,27 @@ impl StorageError {
         })
     }
 
+    /// Returns `true` if the connection failed, as against a statement that the server refused. The watch over
+    /// storage logs an outage, so background work does not log this for each statement.
+    #[must_use]
+    pub fn is_connection_failure(&self) -> bool {
+        let Self::Database(error) = self else { return false };
+        sqlx_error(error).is_some_and(is_connection_failure)
+    }
+
+    /// Returns `true` if nothing was tried because the database is known to be away. The watch over storage
+    /// has logged the outage, so this is not logged again for each statement.
+    #[must_use]
+    pub fn is_known_outage(&self) -> bool {
+        let Self::Database(error) = self else { return false };
+        match sqlx_error(error) {
+            Some(sqlx::Error::Io(error)) => {
+                error.get_ref().is_some_and(|cause| cause.is::<KnownAway>())
+            }
+            _ => false,
+        }
+    }
+
     /// What the database or the network says, without the driver's words around it.
     #[must_use]
     pub fn reason(&self) -> String {
@@ -242,6 +264,19 @@ fn sqlite_kind(code: i32) -> ErrorKind {
         // SQLITE_TOOBIG, MISMATCH, RANGE. SQLITE_ERROR is for the operator: a table is missing.
         (_, 18 | 20 | 25) => ErrorKind::Permanent,
         _ => ErrorKind::Unavailable,
+    }
+}
+
+/// Returns `true` if the connection broke or could not be opened, or the server is going or coming.
+pub(super) fn is_connection_failure(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => true,
+        sqlx::Error::Database(refusal) => {
+            refusal.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some_and(|refusal| {
+                ["08", "57P"].iter().any(|class| refusal.code().starts_with(class))
+            })
+        }
+        _ => false,
     }
 }
 

@@ -9,6 +9,9 @@ use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
+/// The header that names a trace (W3C Trace Context).
+const TRACEPARENT: &str = "traceparent";
+
 /// Where a caller's own trace stands (W3C Trace Context).
 #[derive(Debug, Clone, Default)]
 pub struct Caller(Context);
@@ -17,6 +20,10 @@ impl Caller {
     /// Reads it from a call's metadata. A header that is not of its form is no trace.
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Self {
+        // Most callers have none.
+        if !headers.contains_key(TRACEPARENT) {
+            return Self::default();
+        }
         let propagator = TraceContextPropagator::new();
         Self(propagator.extract_with_context(&Context::new(), &Incoming(headers)))
     }
@@ -75,10 +82,10 @@ struct Outgoing<'a>(&'a mut HeaderMap);
 impl Injector for Outgoing<'_> {
     fn set(&mut self, key: &str, value: String) {
         // `tracestate` would carry on what systems of the caller have put there.
-        if key == "traceparent"
+        if key == TRACEPARENT
             && let Ok(value) = HeaderValue::try_from(value)
         {
-            self.0.insert(HeaderName::from_static("traceparent"), value);
+            self.0.insert(HeaderName::from_static(TRACEPARENT), value);
         }
     }
 }

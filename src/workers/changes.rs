@@ -12,9 +12,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Listens until the broker drains.
 pub async fn run(broker: Arc<Broker>) {
+    let mut is_logged = false;
     loop {
         let ended = tokio::select! {
-            ended = listen(&broker) => ended,
+            ended = listen(&broker, &mut is_logged) => ended,
             () = broker.draining().cancelled() => return,
         };
         match ended {
@@ -43,15 +44,24 @@ enum Ended {
     Quiet,
 }
 
-async fn listen(broker: &Broker) -> Ended {
+/// Listens until the connection is lost. `is_logged` is set once a failure to connect has been logged.
+async fn listen(broker: &Broker, is_logged: &mut bool) -> Ended {
     let mut changes: Changes = match broker.storage().listen().await {
         Ok(Some(changes)) => changes,
         Ok(None) => return Ended::ThereIsNothing,
         Err(error) => {
-            tracing::debug!(%error, "cannot listen for changes");
+            // Where the database itself is away, its watch has logged it.
+            if broker.storage_answers() && !std::mem::replace(is_logged, true) {
+                tracing::warn!(
+                    error = error.reason(),
+                    "cannot listen for changes (database.listen_url, or else database.url); revocations of \
+                     other replicas are noticed within cache.max_age"
+                );
+            }
             return Ended::Lost;
         }
     };
+    *is_logged = false;
     loop {
         let Ok(next) = tokio::time::timeout(QUIET, changes.next()).await else {
             // Nothing happened, or the connection is dead and does not show it.
@@ -62,7 +72,10 @@ async fn listen(broker: &Broker) -> Ended {
             Ok(Change::Of(key)) => broker.note_change(key),
             Ok(Change::Unknown) => tracing::info!("notices of changes may have been missed"),
             Err(error) => {
-                tracing::warn!(%error, "notices of changes are missed");
+                // A lost connection is opened again, and logged if that fails.
+                if !error.is_connection_failure() {
+                    tracing::warn!(%error, "notices of changes are missed");
+                }
                 return Ended::Lost;
             }
         }

@@ -16,6 +16,12 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// there waits for the disk.
 const WRITE_ON_SQLITE: u32 = 10;
 
+/// The same while it is away: calls are refused until it has been seen to be back.
+const PAUSE_WHILE_AWAY: Duration = Duration::from_millis(250);
+
+/// How long a heartbeat may take on a session that is open.
+const SHORT_BEAT: Duration = Duration::from_millis(250);
+
 /// How long it may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -57,51 +63,120 @@ pub async fn run(
         () = broker.draining().cancelled() => return Ok(()),
     };
     entered?;
-    let mut looks = 0_u32;
+    let mut probes = 0_u32;
+    let mut is_suspected = true;
     loop {
-        let answers = look(&broker, looks).await;
-        looks = if answers { looks.wrapping_add(1) } else { 0 };
+        let probed = probe(&broker, probes, is_suspected).await;
+        let answers = probed.is_ok();
+        let pause = match &probed {
+            Ok(()) => PAUSE,
+            Err(failure) => failure.pause(),
+        };
+        probes = if answers { probes.wrapping_add(1) } else { 0 };
         let changed =
             contact.send_if_modified(|before| std::mem::replace(before, answers) != answers);
-        if changed && answers {
-            tracing::info!("storage answers");
-        } else if changed {
-            let reason = broker.storage().reach().await.err().map(|away| away.to_string());
-            tracing::error!(error = reason, "storage does not answer");
+        match probed {
+            Ok(()) if changed => tracing::info!("storage answers"),
+            Err(failure) if changed => {
+                tracing::error!(error = failure.reason, "storage does not answer");
+            }
+            _ => {}
         }
+        // A suspicion that was unfounded is not followed up at once.
+        let suspected = async {
+            if is_suspected {
+                tokio::time::sleep(pause).await;
+            }
+            broker.storage().outage_suspected().await;
+        };
         tokio::select! {
-            () = tokio::time::sleep(PAUSE) => {}
-            () = broker.draining().cancelled() => return Ok(()),
+            () = tokio::time::sleep(pause) => is_suspected = !answers,
+            () = suspected => is_suspected = true,
+            () = broker.draining().cancelled() => {
+                // What is still to be stored waits for the database, as no probe will find it back.
+                broker.storage().outage_ended();
+                return Ok(());
+            }
         }
     }
 }
 
+/// Why the database cannot be used.
+struct Failure {
+    reason: String,
+    is_away: bool,
+}
+
+impl Failure {
+    fn pause(&self) -> Duration {
+        if self.is_away { PAUSE_WHILE_AWAY } else { PAUSE }
+    }
+}
+
 /// Asks the database once: whether it answers, accepts writes, and what its clock shows.
-async fn look(broker: &Broker, looks: u32) -> bool {
+async fn probe(broker: &Broker, probes: u32, is_suspected: bool) -> Result<(), Failure> {
+    let storage = broker.storage();
+    // Before the pool, which would wait for seconds, and not know why.
+    if is_suspected && let Some(reason) = unreachable(broker).await {
+        // Sessions that are open may still work.
+        let beat = tokio::time::timeout(SHORT_BEAT, beat(broker, probes)).await;
+        if matches!(beat, Ok(Ok(()))) {
+            return Ok(());
+        }
+        broker.database_failed();
+        storage.outage_began();
+        return Err(Failure { reason, is_away: true });
+    }
+    storage.outage_ended();
+    let mut beaten = tokio::time::timeout(PATIENCE, beat(broker, probes)).await;
+    if let Ok(Err(error)) = &beaten
+        && error.is_connection_failure()
+    {
+        // One session may have ended. Another one is opened.
+        beaten = tokio::time::timeout(PATIENCE, beat(broker, probes)).await;
+    }
+    let reason = match beaten {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(error)) => format!("cannot write the heartbeat: {}", error.reason()),
+        Err(_) => no_answer(),
+    };
+    broker.database_failed();
+    // A heartbeat may also fail where calls can still read.
+    let unreachable = unreachable(broker).await;
+    let is_away = unreachable.is_some();
+    if is_away {
+        storage.outage_began();
+    }
+    Err(Failure { reason: unreachable.unwrap_or(reason), is_away })
+}
+
+/// Writes the heartbeat, or on SQLite sometimes only reads the time.
+async fn beat(broker: &Broker, probes: u32) -> Result<(), StorageError> {
     let storage = broker.storage();
     let asked = BootInstant::now();
-    let write = storage.is_shared() || looks.is_multiple_of(WRITE_ON_SQLITE);
-    let shown = async { if write { storage.heartbeat().await } else { storage.now().await } };
-    match tokio::time::timeout(PATIENCE, shown).await {
-        Ok(Ok(shown)) => {
-            if let Some(step) = broker.database_answered(shown, asked, BootInstant::now()) {
-                tracing::warn!(
-                    step_ms = step,
-                    "the database's clock was set; leases of other replicas are left alone for a while"
-                );
-            }
-            true
-        }
-        failed => {
-            if let Ok(Err(error)) = &failed
-                && broker.storage_answers()
-            {
-                tracing::warn!(%error, "cannot write the heartbeat; the database is down or accepts no writes");
-            }
-            broker.database_failed();
-            false
-        }
+    let writes = storage.is_shared() || probes.is_multiple_of(WRITE_ON_SQLITE);
+    let shown = if writes { storage.heartbeat().await? } else { storage.now().await? };
+    if let Some(step) = broker.database_answered(shown, asked, BootInstant::now()) {
+        tracing::warn!(
+            step_ms = step,
+            "the database's clock was set; leases of other replicas are left alone for a while"
+        );
     }
+    Ok(())
+}
+
+/// Why no connection to the database can be opened, if its server is out of reach. A server that refuses
+/// one more connection, or this role, is not.
+async fn unreachable(broker: &Broker) -> Option<String> {
+    match tokio::time::timeout(PATIENCE, broker.storage().reach()).await {
+        Ok(Err(away)) if away.error.is_connection_failure() => Some(away.to_string()),
+        Ok(_) => None,
+        Err(_) => Some(no_answer()),
+    }
+}
+
+fn no_answer() -> String {
+    format!("no answer within {} s", PATIENCE.as_secs())
 }
 
 /// Enters this process among the replicas, once its keys fit the database.
@@ -139,6 +214,11 @@ async fn enter(broker: &Broker, location: Option<&str>) -> Result<(), String> {
                     tracing::warn!(error = reason, "waiting for a database that accepts writes");
                     said = Some(Instant::now());
                 }
+                if unreachable(broker).await.is_some() {
+                    storage.outage_began();
+                } else {
+                    storage.outage_ended();
+                }
                 tokio::time::sleep(PAUSE).await;
             }
             Err(error) => return Err(format!("cannot enter the replicas: {error}")),
@@ -173,8 +253,9 @@ async fn prepare(broker: &Broker, schema: Schema) -> Result<(), String> {
         }
         // The pool would wait for long, and not know why.
         match storage.reach().await {
-            Ok(()) => {}
+            Ok(()) => storage.outage_ended(),
             Err(away) if away.error.is_out_of_reach() => {
+                storage.outage_began();
                 if said.is_none_or(|at| at.elapsed() >= SAY_AGAIN) {
                     tracing::warn!(error = %away, "waiting for the database");
                     said = Some(Instant::now());
@@ -202,7 +283,11 @@ async fn prepare(broker: &Broker, schema: Schema) -> Result<(), String> {
             }
             // It went away in the middle.
             Err(error) if error.is_out_of_reach() || error.is_contended() => {
-                tracing::warn!(%error, "cannot migrate the database yet; trying again");
+                if said.is_none_or(|at| at.elapsed() >= SAY_AGAIN) {
+                    let reason = error.reason();
+                    tracing::warn!(error = reason, "cannot migrate the database yet; trying again");
+                    said = Some(Instant::now());
+                }
                 tokio::time::sleep(PAUSE).await;
             }
             Err(error) => return Err(format!("cannot see to the database's schema: {error}")),

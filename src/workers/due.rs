@@ -28,7 +28,11 @@ pub async fn run(broker: Arc<Broker>, due: watch::Sender<DueWork>) {
                         due.send_replace(found);
                     }
                 }
-                Err(error) => tracing::warn!(%error, "cannot look for work that is due"),
+                Err(error) => {
+                    if !error.is_connection_failure() {
+                        tracing::warn!(%error, "cannot look for work that is due");
+                    }
+                }
             }
         }
         tokio::select! {

@@ -61,7 +61,9 @@ async fn keep_alive(broker: Arc<Broker>) {
             Ok(None) => return,
             Ok(last) => after = last,
             Err(error) => {
-                tracing::warn!(%error, "cannot look for idle grants; trying again");
+                if !error.is_connection_failure() {
+                    tracing::warn!(%error, "cannot look for idle grants; trying again");
+                }
                 tokio::time::sleep(RECORD_USE).await;
             }
         }
@@ -72,7 +74,9 @@ async fn record_use(broker: &Broker, used: &[Id]) {
     for some in used.chunks(AT_ONCE) {
         // Should this fail, a grant that goes on being used is recorded next time.
         if let Err(error) = broker.storage().note_used(some).await {
-            tracing::warn!(%error, "cannot record which grants were used");
+            if !error.is_connection_failure() {
+                tracing::warn!(%error, "cannot record which grants were used");
+            }
             return;
         }
     }
@@ -90,7 +94,9 @@ async fn lane(broker: Arc<Broker>, provider: Name) {
         let (due, now) = match claimed.await {
             Ok(claimed) => claimed,
             Err(error) => {
-                tracing::warn!(%error, %provider, "cannot claim grants to refresh ahead");
+                if !error.is_connection_failure() {
+                    tracing::warn!(%error, %provider, "cannot claim grants to refresh ahead");
+                }
                 return;
             }
         };

@@ -55,7 +55,9 @@ async fn round(broker: &Arc<Broker>, passed_over: &mut HashMap<Id, Instant>) -> 
     let open = match found.await {
         Ok(open) => open,
         Err(error) => {
-            tracing::warn!(%error, "cannot look for refreshes to recover");
+            if !error.is_connection_failure() {
+                tracing::warn!(%error, "cannot look for refreshes to recover");
+            }
             return false;
         }
     };

@@ -35,7 +35,9 @@ async fn lane(broker: Arc<Broker>, provider: Name) {
         let claimed = match broker.storage().claim_revocations(&provider, BATCH).await {
             Ok(claimed) => claimed,
             Err(error) => {
-                tracing::warn!(%error, %provider, "cannot claim tokens to revoke");
+                if !error.is_connection_failure() {
+                    tracing::warn!(%error, %provider, "cannot claim tokens to revoke");
+                }
                 return;
             }
         };

@@ -17,7 +17,9 @@ pub async fn run(broker: Arc<Broker>) {
         let full = match broker.sweep(BATCH).await {
             Ok(swept) => swept as u64 == BATCH,
             Err(error) => {
-                tracing::warn!(%error, "the sweep failed");
+                if !error.is_connection_failure() {
+                    tracing::warn!(%error, "the sweep failed");
+                }
                 false
             }
         };

@@ -11,6 +11,7 @@ mod full_disk;
 mod idle;
 mod keyrings;
 pub mod life;
+pub mod outage;
 pub mod premises;
 mod refused;
 mod search;
@@ -28,6 +29,7 @@ pub fn trials() -> Vec<Trial> {
         life::trials(),
         servers::trials(),
         database::trials(),
+        outage::trials(),
         fleet::trials(),
         refused::trials(),
         commands::trials(),
