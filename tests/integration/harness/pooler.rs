@@ -48,7 +48,7 @@ impl Pooler {
             "[databases]\n* = host={host} port={port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
              listen_port = {}\nauth_type = trust\nauth_file = {}\npool_mode = session\n\
              ignore_startup_parameters = extra_float_digits,options\nmax_client_conn = 2000\n\
-             default_pool_size = 40\nserver_idle_timeout = 2\nlogfile = {}\nunix_socket_dir =\n",
+             default_pool_size = 80\nserver_idle_timeout = 2\nlogfile = {}\nunix_socket_dir =\n",
             address.port(),
             folder.path().join("users").display(),
             folder.path().join("log").display(),

@@ -16,14 +16,14 @@ pub fn trials() -> Vec<Trial> {
     vec![trial_with(
         &[tools::POSTGRESQL],
         "process::outage::no_call_waits_for_a_database_that_is_known_to_be_away",
-        nobody_waits,
+        no_call_waits,
     )]
 }
 
 /// How often each call is made. A single one that waited for a connection took 5 s.
 const TIMES: u32 = 20;
 
-async fn nobody_waits() {
+async fn no_call_waits() {
     let server = postgres::Server::prepared();
     server.start();
     let site = Site::at(Premises::on(server.new_database().await)).await;
