@@ -137,7 +137,7 @@ pub async fn without_notify(url: &str) -> String {
     let role = format!("plain_{database}");
     for sql in [
         format!("CREATE ROLE {role} LOGIN"),
-        format!("GRANT ALL ON DATABASE {database} TO {role}"),
+        format!("ALTER DATABASE {database} OWNER TO {role}"),
         format!("GRANT ALL ON SCHEMA public TO {role}"),
         "REVOKE EXECUTE ON FUNCTION pg_notify(text, text) FROM PUBLIC".to_owned(),
     ] {

@@ -11,6 +11,11 @@ fn kind() -> String {
     std::env::var(VARIABLE).unwrap_or_default()
 }
 
+/// Returns `true` if replicas hear from each other through the database.
+pub fn notifies() -> bool {
+    kind() != "without-notify"
+}
+
 /// The URL of a database that no other test has.
 pub async fn database() -> String {
     match kind().as_str() {

@@ -10,6 +10,7 @@ use token_broker_client::Reason;
 use token_broker_client::proto::{self, AuthorizationState};
 use tokio::time::Instant;
 
+use super::databases;
 use super::seeding::seeder;
 use super::{Fleet, reason};
 use crate::harness::soak::{report, seed, size};
@@ -20,9 +21,8 @@ use crate::process::weather::Conditions;
 
 pub fn trials() -> Vec<Trial> {
     let needs = &[tools::POSTGRESQL];
-    vec![
+    let mut trials = vec![
         trial_with(needs, "process::fleet::a_revocation_is_felt_at_once_without_a_cache", revoked),
-        trial_with(needs, "process::fleet::a_revocation_is_felt_within_the_caches_age", noticed),
         trial_with(
             needs,
             "process::fleet::a_watcher_sees_the_redirect_of_another_replica",
@@ -33,7 +33,13 @@ pub fn trials() -> Vec<Trial> {
             "process::fleet::after_a_revocation_nothing_is_served_and_nothing_lives",
             against_refresh,
         ),
-    ]
+    ];
+    // It is about the notifications; `isolation.rs` tests what holds without them.
+    if databases::notifies() {
+        let name = "process::fleet::a_revocation_is_felt_within_the_caches_age";
+        trials.push(trial_with(needs, name, noticed));
+    }
+    trials
 }
 
 async fn revoked() {
