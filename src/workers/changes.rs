@@ -73,7 +73,7 @@ async fn listen(broker: &Broker, is_logged: &mut bool) -> Ended {
             Ok(Change::Unknown) => tracing::info!("notices of changes may have been missed"),
             Err(error) => {
                 // A lost connection is opened again, and logged if that fails.
-                if !error.is_connection_failure() {
+                if broker.storage_answers() && !error.is_connection_failure() {
                     tracing::warn!(%error, "notices of changes are missed");
                 }
                 return Ended::Lost;
