@@ -18,7 +18,7 @@ pub struct Settings {
     pub confirmation_ttl: Duration,
     /// How long a token that was read may be served.
     pub cache: Bounds,
-    /// Whether grants are refreshed though nobody waits for them.
+    /// Whether grants are refreshed ahead of time, without a caller.
     pub refresh_ahead: bool,
     /// How long a replica that writes no heartbeat may still hold the response to a refresh.
     pub replica_timeout: Duration,
@@ -31,7 +31,7 @@ pub struct Settings {
 pub struct CallLimits {
     /// How long a connection is used. Zero: for ever.
     pub max_connection_age: Duration,
-    /// How many calls are under way at once, and how many streams are open besides.
+    /// The most calls under way at once, and the most open streams, which are counted apart.
     pub max_concurrent_calls: NonZeroU32,
 }
 

@@ -16,7 +16,7 @@ use crate::domain::token::{DoomedToken, RawAnswer, TokenKind};
 use crate::storage::entity::{authorizations, grants, revocations};
 use crate::storage::{Storage, StorageError, Write};
 
-/// How long the broker goes on trying for a token whose lifetime it does not know.
+/// How long the broker tries to revoke a token whose lifetime it does not know.
 const LONGEST: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// How tokens of one provider are disposed of.
@@ -24,7 +24,7 @@ const LONGEST: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 pub struct Disposal<'a> {
     /// Whether the provider has a way to revoke. Without one they are deleted alone.
     pub revocable: bool,
-    /// What a revocation ends there besides the token.
+    /// What else a revocation ends there, apart from the token.
     pub reach: RevocationReach,
     /// Reads the tokens of an answer that was never confirmed.
     pub read: &'a (dyn Fn(&RawAnswer, Timestamp) -> Vec<DoomedToken> + Send + Sync),
@@ -92,8 +92,8 @@ impl Storage {
                 vec![arriving_grant_exists(new.key), living_grant_exists(new.key)]
             }
         };
-        // The user's own wish reaches as far as it reaches. But of tokens that nobody confirmed it
-        // is not known whose they are, so any grant there may be that person's.
+        // A revocation that the user asked for may end other grants of theirs. Whose tokens an unconfirmed
+        // authorization has is unknown, so any grant at the provider may be that person's.
         let unasked = new.first_attempt == FirstAttempt::Outbox;
         if disposal.reach == RevocationReach::UserClient && unasked {
             obstacles.push(any_grant_exists(&new.key.provider));

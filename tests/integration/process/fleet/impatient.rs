@@ -83,7 +83,7 @@ async fn impatient() {
     }
     proxy.delay(Duration::ZERO);
     fleet.settled().await;
-    // Between two statements of a call that goes on, a session is so for a moment.
+    // A session is idle in a transaction for a moment between two statements of a call.
     let idle = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
                 AND state LIKE 'idle in transaction%' \
                 AND state_change < clock_timestamp() - interval '1 second'";

@@ -39,7 +39,7 @@ async fn fleet(grace: Duration) -> Fleet {
         "INSERT INTO clock_step VALUES (0)",
         "CREATE FUNCTION clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS \
          'SELECT pg_catalog.clock_timestamp() + seconds * interval ''1 second'' FROM clock_step'",
-        // For every session, whatever stands between it and the server.
+        // For every session, also behind a pooler.
         &format!("ALTER DATABASE {name} SET search_path = public, pg_catalog"),
     ] {
         database.execute_unprepared(sql).await.expect("a statement");
