@@ -2,19 +2,24 @@
 //! be unoptimized; `cargo bench --bench load` measures. A response that waits for an acknowledgement takes
 //! a hundred times as long.
 
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use token_broker_client::{ApiKey, Client};
 use tokio::net::TcpListener;
 
 use crate::harness::bare;
 use crate::harness::soak::report;
 use crate::harness::world::{api_key, get_token};
-use crate::harness::{World, trial};
+use crate::harness::{Browser, World, trial};
 
 pub fn trials() -> Vec<Trial> {
-    vec![trial("rpc::a_cached_token_takes_at_most_three_times_a_bare_call", cached)]
+    vec![
+        trial("rpc::a_cached_token_takes_at_most_three_times_a_bare_call", cached),
+        trial("rpc::every_connection_has_tcp_nodelay", nodelay),
+    ]
 }
 
 const MOST: f64 = 3.0;
@@ -56,4 +61,60 @@ async fn cached() {
         ratio <= MOST,
         "p50 {ours:.0} µs is {ratio:.2} times that of a bare service, {bare:.0} µs"
     );
+}
+
+/// The option is read from the sockets themselves, for a builder's setting may have no effect.
+async fn nodelay() {
+    let world = World::start().await;
+    world.granted("u1").await;
+    // Kept alive by the browser.
+    let mut browser = Browser::new();
+    browser.get(&format!("{}/oauth2/start/none", world.http_url)).await;
+    browser.get(&format!("{}/livez", world.ops_url)).await;
+    let address = |url: &str| -> SocketAddr {
+        url.strip_prefix("http://").expect("a URL").parse().expect("an address")
+    };
+    let acme = world.broker.providers().get("acme").expect("a provider");
+    let provider = address(acme.issuer.as_deref().expect("an issuer"));
+    let sockets = connected();
+    for (what, listener) in [
+        ("gRPC", world.grpc_address),
+        ("the redirect listener", address(&world.http_url)),
+        ("the ops listener", address(&world.ops_url)),
+    ] {
+        let accepted = sockets.iter().filter(|socket| is(socket.local_addr(), listener));
+        assert!(has_nodelay(accepted), "{what}");
+    }
+    for (what, server) in [("the client crate", world.grpc_address), ("a provider", provider)] {
+        let opened = sockets.iter().filter(|socket| is(socket.peer_addr(), server));
+        assert!(has_nodelay(opened), "calls of {what}");
+    }
+}
+
+fn is(address: std::io::Result<SocketAddr>, wanted: SocketAddr) -> bool {
+    address.is_ok_and(|address| address == wanted)
+}
+
+/// Returns `true` if all of them have it, and there is one.
+fn has_nodelay<'a>(sockets: impl Iterator<Item = &'a TcpStream>) -> bool {
+    let nodelay: Vec<bool> = sockets.map(|socket| socket.nodelay().expect("an option")).collect();
+    !nodelay.is_empty() && nodelay.iter().all(|nodelay| *nodelay)
+}
+
+/// Copies of the connected TCP sockets of this process, whose services run in it.
+fn connected() -> Vec<TcpStream> {
+    let this = pidfd_open(getpid(), PidfdFlags::empty()).expect("this process");
+    let files = std::fs::read_dir("/proc/self/fd").expect("a listing of files");
+    files
+        .flatten()
+        .filter(|file| {
+            let target = std::fs::read_link(file.path()).unwrap_or_default();
+            target.to_string_lossy().starts_with("socket:")
+        })
+        .filter_map(|file| file.file_name().to_str()?.parse().ok())
+        // One that has just been closed is not there any more.
+        .filter_map(|number| pidfd_getfd(&this, number, PidfdGetfdFlags::empty()).ok())
+        .map(TcpStream::from)
+        .filter(|socket| socket.peer_addr().is_ok())
+        .collect()
 }
