@@ -55,7 +55,9 @@ impl Broker {
             {
                 let authorize =
                     AuthorizeRequest { key: request.key, scopes: request.scopes, start };
-                let started = self.authorize_once(bot, authorize).await.map_err(in_start)?;
+                // Boxed, as below: the state of a call is moved about, and this is rarely a part of it.
+                let started = Box::pin(self.authorize_once(bot, authorize)).await;
+                let started = started.map_err(in_start)?;
                 Err(error.with_started(started))
             }
             (lent, _) => lent,
@@ -81,20 +83,9 @@ impl Broker {
             // Nobody can refresh it now, and it lives.
             Due::Refresh { old_still_lives: true } if !self.storage_answers() => held,
             Due::Refresh { old_still_lives: true } => {
-                let refreshing = tokio::time::timeout(PATIENCE, self.refreshed(&held));
-                match refreshing.await {
-                    Ok(Ok(refreshed)) => refreshed,
-                    Ok(Err(error)) => self.still_held(held, error).await?,
-                    // The refresh goes on without this caller.
-                    Err(_) => {
-                        let provider = held.grant.key.provider.clone();
-                        let retry_after = PATIENCE;
-                        let slow = BrokerError::ProviderUnavailable { provider, retry_after };
-                        self.still_held(held, slow).await?
-                    }
-                }
+                Box::pin(self.refreshed_or_held(held)).await?
             }
-            Due::Refresh { old_still_lives: false } => self.refreshed(&held).await?,
+            Due::Refresh { old_still_lives: false } => Box::pin(self.refreshed(&held)).await?,
         };
         lend_to(bot, held, &request.scopes)
     }
@@ -133,6 +124,23 @@ impl Broker {
         self.cache.put(ticket, &held);
         self.note_use(Some(held.grant.id));
         Ok(held)
+    }
+
+    /// The grant with a new token, or with the old one if the refresh fails or takes long. A refresh that
+    /// takes long does not end with its caller's patience.
+    async fn refreshed_or_held(
+        self: &std::sync::Arc<Self>,
+        held: Held,
+    ) -> Result<Held, BrokerError> {
+        let error = match tokio::time::timeout(PATIENCE, self.refreshed(&held)).await {
+            Ok(Ok(refreshed)) => return Ok(refreshed),
+            Ok(Err(error)) => error,
+            Err(_) => BrokerError::ProviderUnavailable {
+                provider: held.grant.key.provider.clone(),
+                retry_after: PATIENCE,
+            },
+        };
+        self.still_held(held, error).await
     }
 
     /// The old token is served while it is valid, whatever happens to the refresh. The refresh took

@@ -10,6 +10,7 @@ use tonic::{Code, Request};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
+use crate::domain::bot::Bot;
 use crate::telemetry::{self, Caller, Metrics};
 
 /// An RPC, by its names.
@@ -95,14 +96,14 @@ impl Call {
         self.caller.is_sampled()
     }
 
-    /// The call's span.
-    pub(super) fn span(&self) -> Span {
+    /// The call's span, with its bot if that is known.
+    pub(super) fn span(&self, bot: Option<&Bot>) -> Span {
         let span = tracing::info_span!(
             "rpc",
             otel.name = self.method.full,
             otel.kind = "server",
             rpc.method = self.method.full,
-            bot = tracing::field::Empty,
+            bot = bot.map(|bot| bot.name.as_str()),
             trace_id = tracing::field::Empty,
         );
         self.caller.adopt(&span);

@@ -83,12 +83,11 @@ impl Service {
         F: Future<Output = Result<Res, CallError>> + Send + 'static,
     {
         let Begun { mut call, admitted } = begun;
-        let span = call.span();
+        let span = call.span(admitted.as_deref().ok());
         async {
             let span = tracing::Span::current();
             let result = match admitted {
                 Ok(bot) => {
-                    span.record("bot", bot.name.as_str());
                     let place = call.place();
                     // Boxed, so that the call's own future stays small.
                     let run: BoxFuture<'static, _> = Box::pin(run(Arc::clone(&self.broker), bot));

@@ -3,10 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use sea_orm::DbBackend;
 use sea_orm::sea_query::Expr;
+use sea_orm::{DbBackend, Value};
 
 use crate::domain::time::Timestamp;
+
+/// The time of the statement, not of the transaction: a commit may have waited.
+const POSTGRES_NOW: &str = "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)";
+
+const SQLITE_NOW: &str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
 
 /// Where statements take the time from.
 #[derive(Debug, Clone, Default)]
@@ -28,11 +33,25 @@ impl Clock {
     pub(super) fn now(&self, backend: DbBackend) -> Expr {
         match self {
             Self::Fixed(millis) => Expr::value(millis.load(Ordering::SeqCst)),
-            // The time of the statement, not of the transaction: a commit may have waited.
-            Self::Database if backend == DbBackend::Postgres => {
-                Expr::cust("CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)")
-            }
-            Self::Database => Expr::cust("CAST(unixepoch('subsec') * 1000 AS INTEGER)"),
+            Self::Database if backend == DbBackend::Postgres => Expr::cust(POSTGRES_NOW),
+            Self::Database => Expr::cust(SQLITE_NOW),
+        }
+    }
+
+    /// The time as text of a statement; a value stands at the place of a parameter, see [`Clock::value`].
+    pub(super) fn now_sql(&self, backend: DbBackend, parameter: u8) -> String {
+        match self {
+            Self::Fixed(_) => format!("CAST(${parameter} AS BIGINT)"),
+            Self::Database if backend == DbBackend::Postgres => POSTGRES_NOW.to_owned(),
+            Self::Database => SQLITE_NOW.to_owned(),
+        }
+    }
+
+    /// The value of the parameter of [`Clock::now_sql`], if it has one.
+    pub(super) fn value(&self) -> Option<Value> {
+        match self {
+            Self::Fixed(millis) => Some(millis.load(Ordering::SeqCst).into()),
+            Self::Database => None,
         }
     }
 
@@ -40,7 +59,7 @@ impl Clock {
     pub(super) fn now_once(&self, backend: DbBackend) -> Expr {
         match self {
             Self::Database if backend == DbBackend::Postgres => {
-                Expr::cust("(SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT))")
+                Expr::cust(format!("(SELECT {POSTGRES_NOW})"))
             }
             _ => self.now(backend),
         }

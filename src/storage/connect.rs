@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 
 use super::clock::Clock;
 use super::connection::{Database, Pool, Waits};
+use super::grants::Reads;
 use super::outage::Outage;
 use super::seal::Unreadable;
 use super::server::Server;
@@ -102,12 +103,14 @@ impl Storage {
         random: Random,
     ) -> Result<Self, StorageError> {
         let is_sqlite = settings.is_file();
+        let outage = Arc::new(Outage::default());
         let server = if is_sqlite { None } else { Some(Server::parse(settings)?) };
         let (pool, reserved) = match &server {
             Some(server) => {
                 let shared = settings.max_connections.saturating_sub(RESERVED).max(1);
                 let reserved = RESERVED.min(settings.max_connections);
-                (Pool::Postgres(server.pool(shared)), Pool::Postgres(server.pool(reserved)))
+                let pool = |size| Pool::Postgres(server.pool(size, &outage));
+                (pool(shared), pool(reserved))
             }
             // There the writers queue, whatever their connection.
             None => {
@@ -115,9 +118,10 @@ impl Storage {
                 (Pool::Sqlite(pool.clone()), Pool::Sqlite(pool))
             }
         };
-        let outage = Arc::new(Outage::default());
+        let db = Database::new(pool, Arc::clone(&outage), Waits::UnlessAway);
         Ok(Self {
-            db: Database::new(pool, Arc::clone(&outage), Waits::UnlessAway),
+            reads: Reads::new(db.clone(), settings.clock.clone()),
+            db,
             reserved: Database::new(reserved, Arc::clone(&outage), Waits::Always),
             outage,
             server,

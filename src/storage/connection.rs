@@ -32,7 +32,7 @@ pub(super) enum Pool {
 
 /// The database outside a transaction: each statement runs on a connection of its own, commits by
 /// itself and is repeated after a serialization failure.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Database {
     pool: Pool,
     timeout: StatementTimeout,
@@ -59,10 +59,14 @@ pub(super) struct Transaction {
     turn: Option<OwnedSemaphorePermit>,
 }
 
+/// A connection for several statements, each of which commits by itself and is not repeated.
+#[derive(Debug)]
+pub(super) struct Connection(Session);
+
 /// A connection that was taken from the pool.
 #[derive(Debug)]
 struct Session {
-    connection: Connection,
+    driver: Driver,
     state: SessionState,
     timeout: StatementTimeout,
     outage: Arc<Outage>,
@@ -70,7 +74,7 @@ struct Session {
 }
 
 #[derive(Debug)]
-enum Connection {
+enum Driver {
     Sqlite(PoolConnection<Sqlite>),
     Postgres(PoolConnection<Postgres>),
 }
@@ -127,10 +131,10 @@ impl Pool {
         }
     }
 
-    async fn acquire(&self) -> Result<Connection, sqlx::Error> {
+    async fn acquire(&self) -> Result<Driver, sqlx::Error> {
         match self {
-            Self::Sqlite(pool) => pool.acquire().await.map(Connection::Sqlite),
-            Self::Postgres(pool) => pool.acquire().await.map(Connection::Postgres),
+            Self::Sqlite(pool) => pool.acquire().await.map(Driver::Sqlite),
+            Self::Postgres(pool) => pool.acquire().await.map(Driver::Postgres),
         }
     }
 }
@@ -151,7 +155,7 @@ impl Database {
             Waits::Always => self.outage.watched(acquiring).await,
             Waits::UnlessAway => self.outage.unless_away(acquiring).await,
         };
-        let connection = acquired.map_err(|error| {
+        let driver = acquired.map_err(|error| {
             if is_connection_failure(&error) {
                 self.outage.suspect();
             }
@@ -159,7 +163,16 @@ impl Database {
         })?;
         let outage = Arc::clone(&self.outage);
         let (timeout, waits) = (self.timeout, self.waits);
-        Ok(Session { connection, state: SessionState::Idle, timeout, outage, waits })
+        Ok(Session { driver, state: SessionState::Idle, timeout, outage, waits })
+    }
+
+    /// Takes a connection from the pool.
+    ///
+    /// # Errors
+    ///
+    /// An error if none can be had.
+    pub(super) async fn connection(&self) -> Result<Connection, DbErr> {
+        self.session().await.map(Connection)
     }
 
     /// Begins a transaction that may write. On SQLite it takes the write lock at once (`BEGIN
@@ -223,6 +236,20 @@ impl ConnectionTrait for Database {
             session.query_all(statement).await
         })
         .await
+    }
+}
+
+impl Connection {
+    /// Runs a statement.
+    ///
+    /// # Errors
+    ///
+    /// The statement's error. Another statement may follow only if it concerned this one alone.
+    pub(super) async fn query_all(
+        &mut self,
+        statement: Statement,
+    ) -> Result<Vec<QueryResult>, DbErr> {
+        self.0.query_all(statement).await
     }
 }
 
@@ -294,9 +321,9 @@ impl ConnectionTrait for Transaction {
 /// Runs the same code on either kind of connection.
 macro_rules! on {
     ($session:ident, $connection:ident => $run:expr) => {
-        match &mut $session.connection {
-            Connection::Sqlite($connection) => $run,
-            Connection::Postgres($connection) => $run,
+        match &mut $session.driver {
+            Driver::Sqlite($connection) => $run,
+            Driver::Postgres($connection) => $run,
         }
     };
 }
@@ -388,9 +415,9 @@ impl Drop for Session {
         if self.state == SessionState::Idle {
             return;
         }
-        match &mut self.connection {
-            Connection::Sqlite(connection) => connection.close_on_drop(),
-            Connection::Postgres(connection) => connection.close_on_drop(),
+        match &mut self.driver {
+            Driver::Sqlite(connection) => connection.close_on_drop(),
+            Driver::Postgres(connection) => connection.close_on_drop(),
         }
     }
 }

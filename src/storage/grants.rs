@@ -3,14 +3,15 @@
 mod commit;
 mod convert;
 mod list;
+mod read;
 mod refresh;
 mod revoke;
 mod work;
 
-use sea_orm::sea_query::{Expr, ExprTrait, IntoCondition, LockType, OnConflict, Query};
+use sea_orm::sea_query::{Expr, LockType, OnConflict, Query};
 use sea_orm::{
     ActiveModelTrait, ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait,
-    FromQueryResult, JoinType, QueryFilter, QuerySelect, QueryTrait,
+    QueryFilter, QuerySelect,
 };
 
 use super::entity::{access_tokens, grants};
@@ -25,6 +26,7 @@ use crate::domain::token::{AccessToken, TokenSet};
 
 pub use commit::Committed;
 pub use list::{ListFilter, ListPosition, SubjectFilter};
+pub(super) use read::Reads;
 pub use refresh::{CLOCK_TOLERANCE, LEASE, Lease, Takeover};
 pub use revoke::Revoked;
 pub use work::{DueWork, OpenIntents};
@@ -51,37 +53,6 @@ pub struct Held {
 }
 
 impl Storage {
-    /// Reads a grant with its main access token, in one statement by the unique key.
-    ///
-    /// # Errors
-    ///
-    /// [`StorageError`] where the database or the row cannot be read.
-    pub async fn find_grant(&self, key: &GrantKey) -> Result<Option<Held>, StorageError> {
-        let mut select = grants::Entity::find()
-            .filter(of_key(key))
-            .select_also(access_tokens::Entity)
-            .into_query();
-        select
-            .join(
-                JoinType::LeftJoin,
-                access_tokens::Entity,
-                Condition::all()
-                    .add(
-                        Expr::col((grants::Entity, grants::Column::Id))
-                            .equals((access_tokens::Entity, access_tokens::Column::GrantId)),
-                    )
-                    .add(access_tokens::Column::TokenSet.eq(""))
-                    .add(access_tokens::Column::ResourcesHash.eq(Vec::<u8>::new()))
-                    .into_condition(),
-            )
-            .expr_as(self.now_expr(), "now");
-        let Some(row) = self.db.query_one(&select).await? else { return Ok(None) };
-        let model = grants::Model::from_query_result(&row, "A_")?;
-        let token = access_tokens::Model::from_query_result_optional(&row, "B_")?;
-        let now = Timestamp::from_millis(row.try_get("", "now")?);
-        self.held(model, token, now).map(Some)
-    }
-
     /// Reads a grant without its tokens, also if no key opens those.
     ///
     /// # Errors

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use sea_orm::sqlx::pool::PoolConnectionMetadata;
 use sea_orm::sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sea_orm::sqlx::{
@@ -13,6 +12,7 @@ use sea_orm::{DbErr, RuntimeErr};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::connect::{ACQUIRE_TIMEOUT, Settings};
+use super::outage::Outage;
 use super::statement::SERVER_TIMEOUT;
 use super::{Storage, StorageError};
 
@@ -78,13 +78,24 @@ impl Server {
     }
 
     /// A pool that connects when it is first used: a service starts without its database.
-    pub(super) fn pool(&self, max_connections: u32) -> PgPool {
+    pub(super) fn pool(&self, max_connections: u32, outage: &Arc<Outage>) -> PgPool {
         let setup = self.session_setup();
+        let outage = Arc::clone(outage);
         PgPoolOptions::new()
             .max_connections(max_connections)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .test_before_acquire(false)
-            .before_acquire(test_if_idle)
+            .before_acquire(move |connection, metadata| {
+                let outage = Arc::clone(&outage);
+                Box::pin(async move {
+                    let tested = test_if_idle(connection, metadata).await;
+                    // The pool goes on to connect, which takes long if the server is away.
+                    if tested.is_err() {
+                        outage.suspect();
+                    }
+                    tested.map(|()| true)
+                })
+            })
             .after_connect(move |connection, _| {
                 let setup = setup.clone();
                 Box::pin(async move { set_up(connection, setup).await })
@@ -157,18 +168,15 @@ async fn set_up(connection: &mut PgConnection, setup: String) -> Result<(), sqlx
 }
 
 /// Tests a connection that was idle: its server may have gone without a word.
-fn test_if_idle(
+async fn test_if_idle(
     connection: &mut PgConnection,
     metadata: PoolConnectionMetadata,
-) -> BoxFuture<'_, Result<bool, sqlx::Error>> {
-    Box::pin(async move {
-        if metadata.idle_for < TESTED_AFTER {
-            return Ok(true);
-        }
-        let tested = tokio::time::timeout(TEST, connection.ping()).await;
-        tested.unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))?;
-        Ok(true)
-    })
+) -> Result<(), sqlx::Error> {
+    if metadata.idle_for < TESTED_AFTER {
+        return Ok(());
+    }
+    let tested = tokio::time::timeout(TEST, connection.ping()).await;
+    tested.unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))
 }
 
 /// Why a database server cannot be used.

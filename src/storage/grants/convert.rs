@@ -2,34 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use super::{ACCESS_TOKENS, CLOCK_TOLERANCE, GRANTS, Held, LEASE, Storage, StorageError};
+use sea_orm::FromQueryResult;
+
+use super::{ACCESS_TOKENS, GRANTS, Storage, StorageError};
 use crate::crypto::sealed::Place;
 use crate::domain::grant::{Grant, GrantKey, GrantState, Version};
 use crate::domain::identity::Identity;
 use crate::domain::scope::Scopes;
-use crate::domain::time::{Timestamp, millis};
+use crate::domain::time::Timestamp;
 use crate::domain::token::AccessToken;
 use crate::storage::entity::{access_tokens, grants};
 use crate::storage::rows;
 
 impl Storage {
-    pub(super) fn held(
-        &self,
-        model: grants::Model,
-        token: Option<access_tokens::Model>,
-        now: Timestamp,
-    ) -> Result<Held, StorageError> {
-        // As `lease_ended` selects: one that ends too late was written before the clock was set back.
-        let latest = now.millis() + millis(LEASE + CLOCK_TOLERANCE);
-        let leased =
-            model.lease_until.is_some_and(|until| (now.millis()..=latest).contains(&until));
-        let key =
-            rows::key(GRANTS, &model.namespace, &model.provider, &model.subject, &model.account)?;
-        let grant = grant(model, key)?;
-        let access_token = token.map(|token| self.access_token(&grant, token)).transpose()?;
-        Ok(Held { grant, access_token, leased, now })
-    }
-
     pub(super) fn access_token(
         &self,
         grant: &Grant,
@@ -47,29 +32,75 @@ impl Storage {
     }
 }
 
-pub(super) fn grant(model: grants::Model, key: GrantKey) -> Result<Grant, StorageError> {
-    let provider_values = serde_json::from_str(&model.provider_values)
+/// What a [`Grant`] is made of, beside its key.
+#[derive(Debug, FromQueryResult)]
+pub(super) struct GrantRow {
+    id: Vec<u8>,
+    state: String,
+    generation: i64,
+    token_version: i64,
+    scopes: String,
+    identity: String,
+    sub: Option<String>,
+    provider_values: String,
+    created_at: i64,
+    issued_at: i64,
+    expires_at: Option<i64>,
+    /// Whether there is a refresh token.
+    refreshable: bool,
+    failures: i64,
+    next_attempt_at: Option<i64>,
+    last_error: Option<String>,
+    last_used_at: Option<i64>,
+}
+
+impl From<grants::Model> for GrantRow {
+    fn from(model: grants::Model) -> Self {
+        Self {
+            id: model.id,
+            state: model.state,
+            generation: model.generation,
+            token_version: model.token_version,
+            scopes: model.scopes,
+            identity: model.identity,
+            sub: model.sub,
+            provider_values: model.provider_values,
+            created_at: model.created_at,
+            issued_at: model.issued_at,
+            expires_at: model.expires_at,
+            refreshable: model.refresh_token.is_some(),
+            failures: model.failures,
+            next_attempt_at: model.next_attempt_at,
+            last_error: model.last_error,
+            last_used_at: model.last_used_at,
+        }
+    }
+}
+
+pub(super) fn grant(row: impl Into<GrantRow>, key: GrantKey) -> Result<Grant, StorageError> {
+    let row = row.into();
+    let provider_values = serde_json::from_str(&row.provider_values)
         .map_err(|_| StorageError::damaged(GRANTS, "provider_values is not of its form"))?;
     Ok(Grant {
-        id: rows::id(&model.id)?,
+        id: rows::id(&row.id)?,
         key,
-        state: match model.state.as_str() {
+        state: match row.state.as_str() {
             super::ACTIVE => GrantState::Active,
             super::REAUTHORIZATION_REQUIRED => GrantState::ReauthorizationRequired,
             other => return Err(StorageError::damaged(GRANTS, format!("state {other:?}"))),
         },
-        version: Version { generation: model.generation, token_version: model.token_version },
-        scopes: Scopes::from_provider(&model.scopes),
-        identity: Identity { name: model.identity, sub: model.sub },
+        version: Version { generation: row.generation, token_version: row.token_version },
+        scopes: Scopes::from_provider(&row.scopes),
+        identity: Identity { name: row.identity, sub: row.sub },
         provider_values,
-        created_at: Timestamp::from_millis(model.created_at),
-        issued_at: Timestamp::from_millis(model.issued_at),
-        expires_at: model.expires_at.map(Timestamp::from_millis),
-        refreshable: model.refresh_token.is_some(),
-        failures: u32::try_from(model.failures).unwrap_or(u32::MAX),
-        next_attempt_at: model.next_attempt_at.map(Timestamp::from_millis),
-        last_error: model.last_error,
-        last_used_at: model.last_used_at.map(Timestamp::from_millis),
+        created_at: Timestamp::from_millis(row.created_at),
+        issued_at: Timestamp::from_millis(row.issued_at),
+        expires_at: row.expires_at.map(Timestamp::from_millis),
+        refreshable: row.refreshable,
+        failures: u32::try_from(row.failures).unwrap_or(u32::MAX),
+        next_attempt_at: row.next_attempt_at.map(Timestamp::from_millis),
+        last_error: row.last_error,
+        last_used_at: row.last_used_at.map(Timestamp::from_millis),
     })
 }
 
