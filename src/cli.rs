@@ -24,6 +24,8 @@ use crate::provider::{Egress, Http};
 use crate::storage::{Clock, Settings, Storage};
 use crate::telemetry::Metrics;
 
+pub use self::serve::broker;
+
 /// Brokers OAuth 2.0 tokens for chat bots, over gRPC.
 #[derive(Debug, Parser)]
 #[command(name = "token-broker", version, arg_required_else_help = true)]
@@ -182,7 +184,11 @@ async fn connect(config: &Config) -> anyhow::Result<Storage> {
 }
 
 /// Opens the database for a service, which may be there before it.
-async fn open(config: &Config) -> anyhow::Result<Storage> {
+///
+/// # Errors
+///
+/// An error if an SQLite file cannot be opened, or the URL or the keys are not valid.
+pub async fn open(config: &Config) -> anyhow::Result<Storage> {
     Storage::connect(&storage_settings(config), keyring(config)?, Random::system())
         .await
         .map_err(|error| anyhow::anyhow!("cannot open the database: {error}"))

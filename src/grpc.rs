@@ -7,11 +7,14 @@ mod error;
 mod service;
 mod status;
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tonic::body::Body;
+use tonic::server::NamedService;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::server::HealthReporter;
@@ -34,6 +37,26 @@ const MAX_REQUEST: usize = 256 * 1024;
 /// How often a connection is asked whether it still lives.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
+/// The service without a connection.
+#[must_use]
+pub fn service(
+    broker: Arc<Broker>,
+) -> impl NamedService
++ tower::Service<
+    http::Request<Body>,
+    Response = http::Response<Body>,
+    Error = Infallible,
+    Future: Send + 'static,
+> + Clone
++ Send
++ Sync
++ 'static {
+    generated::token_broker_service_server::TokenBrokerServiceServer::new(service::Service::new(
+        broker,
+    ))
+    .max_decoding_message_size(MAX_REQUEST)
+}
+
 /// Serves the broker, health and reflection on a listener until `shutdown`, and then until the
 /// calls under way have ended.
 ///
@@ -53,9 +76,6 @@ pub async fn serve(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let limits = broker.settings().limits;
-    let service = service::Service::new(broker);
-    let service = generated::token_broker_service_server::TokenBrokerServiceServer::new(service)
-        .max_decoding_message_size(MAX_REQUEST);
     let health = tonic_health::pb::health_server::HealthServer::new(
         tonic_health::server::HealthService::from_health_reporter(health),
     );
@@ -74,7 +94,7 @@ pub async fn serve(
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
-        .add_service(service)
+        .add_service(service(broker))
         .serve_with_incoming_shutdown(incoming, shutdown)
         .await?;
     Ok(())

@@ -15,6 +15,7 @@ mod cpu;
 mod harness;
 mod parts;
 mod pgbench;
+mod place;
 mod servers;
 mod table;
 

@@ -10,7 +10,8 @@ use crate::callers::{self, Call, Load, Outcome};
 use crate::harness::grants::{Seeder, subjects};
 use crate::harness::postgres;
 use crate::pgbench;
-use crate::servers::{self, API_KEY, Broker, ENCRYPTION_KEY, Process, Provider, TOKEN_LIFETIME};
+use crate::place::{API_KEY, ENCRYPTION_KEY, TOKEN_LIFETIME};
+use crate::servers::{self, Broker, Process, Provider};
 use crate::table::{Table, figure, line, median};
 
 const ROUNDS: usize = 5;

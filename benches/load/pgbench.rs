@@ -1,5 +1,6 @@
 //! `pgbench -S`: as fast as the same PostgreSQL answers one prepared statement that reads a row by its key.
 
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -31,13 +32,19 @@ pub async fn select_only(url: &str, clients: usize, duration: Duration) -> f64 {
     line.split(' ').next().and_then(|figure| figure.parse().ok()).expect("a number")
 }
 
-/// Whether it is there, beside the server's programs.
+/// Returns `true` if it is installed.
 pub fn is_there() -> bool {
-    postgres::binaries().is_some_and(|folder| folder.join("pgbench").is_file())
+    program().is_some()
+}
+
+/// Beside the server's programs. Those may be links to where they are installed.
+fn program() -> Option<PathBuf> {
+    let server = postgres::binaries()?.join("postgres").canonicalize().ok()?;
+    Some(server.with_file_name("pgbench")).filter(|program| program.is_file())
 }
 
 async fn run(arguments: &[&str]) -> String {
-    let program = postgres::binaries().expect("PostgreSQL is installed").join("pgbench");
+    let program = program().expect("pgbench is installed");
     let output = Command::new(&program)
         .args(arguments)
         .stdin(Stdio::null())

@@ -3,15 +3,11 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use base64::prelude::{BASE64_STANDARD, Engine};
 use prost::Message;
-use sha2::{Digest, Sha256};
 use tempfile::TempDir;
-use token_broker::crypto::random::Random;
-use token_broker::demo::provider::{DemoProvider, Settings};
-use token_broker::domain::provider::RevocationReach;
+use token_broker::demo::provider::DemoProvider;
 use token_broker_client::proto;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::net::TcpListener;
@@ -20,13 +16,10 @@ use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use crate::cpu;
 use crate::harness::bare;
 use crate::harness::ports::free_address;
+use crate::place;
 
 /// The argument that makes this program the bare service.
 pub const BARE: &str = "bare";
-
-pub const API_KEY: &str = "tbk_0000000000000000000000000000000000000000000";
-pub const ENCRYPTION_KEY: &[u8; 32] = b"a key of the benchmark, 32 bytes";
-pub const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 /// A server that runs until this is dropped.
 pub struct Process {
@@ -86,23 +79,7 @@ impl Provider {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let issuer = format!("http://{}", listener.local_addr().expect("an address"));
-        let random = Random::system();
-        let provider = DemoProvider::new(Settings {
-            client_id: "token-broker".to_owned(),
-            client_secret: "a secret of the benchmark".to_owned(),
-            redirect_uris: vec!["http://127.0.0.1/oauth2/callback/acme".to_owned()],
-            access_token_lifetime: TOKEN_LIFETIME,
-            refresh_grace: Duration::ZERO,
-            revocation_reach: RevocationReach::Token,
-            state_file: None,
-            issuer: issuer.clone(),
-            clock: std::sync::Arc::new(|| {
-                let since = UNIX_EPOCH.elapsed().expect("after 1970");
-                u64::try_from(since.as_millis()).expect("a time")
-            }),
-            random: std::sync::Arc::new(move |bytes| random.fill(bytes)),
-        })
-        .expect("a provider");
+        let provider = place::provider(&issuer);
         tokio::spawn(provider.clone().serve(listener, std::future::pending()));
         Self { provider, issuer }
     }
@@ -131,7 +108,8 @@ impl Broker {
     /// Starts a replica, with more settings as environment variables, and waits until it is ready.
     pub async fn start(&self, settings: &[(&str, &str)]) -> Process {
         let file = self.folder.path().join("token-broker.toml");
-        std::fs::write(&file, self.config()).expect("the folder takes files");
+        let config = place::config(&self.database_url, &self.issuer, free_address());
+        std::fs::write(&file, config).expect("the folder takes files");
         let began = Instant::now();
         let mut command = Command::new(binary());
         command.args(["serve", "--config"]).arg(&file).envs(settings.iter().copied());
@@ -143,22 +121,6 @@ impl Broker {
         // Read on, so that it never waits for a reader.
         tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
         Process { pid: child.id().expect("a process id"), child, address, ready_after }
-    }
-
-    fn config(&self) -> String {
-        format!(
-            "database.url = {:?}\nencryption.keys = [{{ id = \"test\", key = \"{}\" }}]\n\
-             grpc.listen = \"127.0.0.1:0\"\nops.listen = \"127.0.0.1:0\"\n\
-             http = {{ listen = \"{}\", public_url = \"http://127.0.0.1\" }}\n\
-             [providers.acme]\nissuer = {:?}\nclient_id = \"token-broker\"\n\
-             client_secret = \"a secret of the benchmark\"\nscopes = [\"profile\", \"email\"]\n\
-             [bots.helper]\napi_keys_sha256 = [\"{}\"]\nproviders = [\"acme\"]\n",
-            self.database_url,
-            BASE64_STANDARD.encode(ENCRYPTION_KEY),
-            free_address(),
-            self.issuer,
-            hex::encode(Sha256::digest(API_KEY)),
-        )
     }
 }
 

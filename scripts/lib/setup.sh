@@ -314,6 +314,20 @@ has_postgresql() {
 }
 
 # A debug build, which takes a minute or two; the release build, fully link-time optimised, takes many.
+# What counts the instructions of a call.
+need_instruction_counts() {
+    if ! has valgrind; then
+        install "valgrind" system_packages valgrind libc6-dbg || return 1
+    fi
+    if ! has_version gungraun-runner "$GUNGRAUN_VERSION"; then
+        install "gungraun-runner $GUNGRAUN_VERSION" env CARGO_PROFILE_DEV_DEBUG=0 \
+            cargo install gungraun-runner --version "=$GUNGRAUN_VERSION" --locked --debug \
+            --root .tools || return 1
+    fi
+    GUNGRAUN_RUNNER=$PWD/$(find_tool gungraun-runner)
+    export GUNGRAUN_RUNNER
+}
+
 need_cargo_deny() {
     if has_version cargo-deny "$CARGO_DENY_VERSION"; then
         return

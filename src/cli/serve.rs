@@ -1,6 +1,7 @@
 //! `serve`: the service.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
@@ -45,7 +46,19 @@ async fn serve(
         bots = config.bots.len(),
         "serving"
     );
-    let broker = Broker::new(Parts {
+    let broker = broker(config, storage, metrics)?;
+    runtime::run(broker, listeners, schema, stop).await?;
+    tracing::info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A broker as `serve` runs it.
+///
+/// # Errors
+///
+/// An error if TLS for calls to providers cannot be set up.
+pub fn broker(config: &Config, storage: Storage, metrics: Metrics) -> anyhow::Result<Arc<Broker>> {
+    Ok(Broker::new(Parts {
         storage,
         http: http(config, metrics.clone())?,
         keyring: keyring(config)?,
@@ -62,10 +75,7 @@ async fn serve(
             limits: config.grpc.limits,
         },
         metrics,
-    });
-    runtime::run(broker, listeners, schema, stop).await?;
-    tracing::info!("stopped");
-    Ok(ExitCode::SUCCESS)
+    }))
 }
 
 /// Opens the database. SQLite is seen to at once; PostgreSQL may come later than its service.

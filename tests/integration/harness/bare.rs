@@ -22,8 +22,9 @@ pub async fn serve(listener: TcpListener, response: proto::GetTokenResponse) {
     server.await.expect("it serves");
 }
 
+/// The service.
 #[derive(Clone)]
-struct Bare(proto::GetTokenResponse);
+pub struct Bare(pub proto::GetTokenResponse);
 
 impl NamedService for Bare {
     const NAME: &'static str = token_broker::grpc::SERVICE_NAME;
