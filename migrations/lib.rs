@@ -11,6 +11,7 @@ mod m20261124_000002_identity;
 mod m20261125_000003_work;
 mod m20261126_000004_replicas;
 mod m20261126_000005_indexes;
+mod m20261126_000006_refusals;
 
 /// All steps, in order.
 #[derive(Debug)]
@@ -25,6 +26,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261125_000003_work::Step),
             Box::new(m20261126_000004_replicas::Step),
             Box::new(m20261126_000005_indexes::Step),
+            Box::new(m20261126_000006_refusals::Step),
         ]
     }
 }

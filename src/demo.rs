@@ -200,6 +200,8 @@ async fn broker(
             auth: ConfiguredAuth::Offered(data.client_secret.clone().into()),
         },
         default_scopes: Scopes::parse(["profile", "email"])?,
+        scope_names: Default::default(),
+        dead_grant_errors: Vec::new(),
         identity: None,
     };
     let bot = Bot {

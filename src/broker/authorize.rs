@@ -132,7 +132,8 @@ impl Broker {
             request.start.options.return_url = Some(url.into());
         }
         let grant = self.storage.find_grant_without_token(&request.key).await?;
-        let scopes = grant.map_or_else(|| asked.clone(), |grant| asked.union(&grant.scopes));
+        let scopes =
+            grant.map_or_else(|| asked.clone(), |grant| asked.union(grant.requested_scopes()));
         Ok((request, scopes))
     }
 

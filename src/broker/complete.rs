@@ -26,6 +26,16 @@ use crate::storage::Seen;
 const EXCHANGE_WAIT: Duration = Duration::from_secs(30);
 const EXCHANGE_POLL: Duration = Duration::from_millis(200);
 
+/// Error codes of a user who refused: RFC 6749 section 4.1.2.1, LinkedIn, OpenID Connect Core section 3.1.2.6, Xero.
+const DENIED: [&str; 6] = [
+    "access_denied",
+    "user_cancelled_login",
+    "user_cancelled_authorize",
+    "consent_required",
+    "user_denied",
+    "user_cancelled",
+];
+
 /// What a provider's redirect carries.
 #[derive(Debug)]
 pub struct Redirect {
@@ -203,7 +213,7 @@ impl Broker {
     pub async fn complete(
         self: &Arc<Self>,
         redirect: Redirect,
-        browser: Option<BrowserSecret>,
+        browsers: Vec<BrowserSecret>,
     ) -> Landing {
         if self.draining.is_cancelled() {
             return Landing::Problem(Problem::Unavailable);
@@ -211,7 +221,7 @@ impl Broker {
         let broker = Arc::clone(self);
         let span = tracing::Span::current();
         let task = self.tasks.spawn(tracing::Instrument::instrument(
-            async move { broker.take_redirect(redirect, browser).await },
+            async move { broker.take_redirect(redirect, browsers).await },
             span,
         ));
         match task.await {
@@ -227,7 +237,7 @@ impl Broker {
     async fn take_redirect(
         &self,
         redirect: Redirect,
-        browser: Option<BrowserSecret>,
+        browsers: Vec<BrowserSecret>,
     ) -> Result<Landing, Problem> {
         // 1. The link and the broker: only a state that this broker made goes further.
         let provider = self.providers.get(redirect.provider.as_str());
@@ -237,7 +247,7 @@ impl Broker {
         let attempt =
             Attempt::parse(&self.keyring, state, &provider.name).ok_or(Problem::UnknownRedirect)?;
         let seen = self.seen(attempt.id).await?.ok_or(Problem::UnknownRedirect)?;
-        let start = browser.as_ref().and_then(|browser| attempt.of_browser(browser));
+        let start = browsers.iter().find_map(|browser| attempt.of_browser(browser));
 
         // 2. The provider: right issuer, on success and on error alike (RFC 9207 section 2.4). Where
         // its metadata cannot be had now, the redirect may come again.
@@ -304,7 +314,7 @@ impl Broker {
         provider: &Provider,
         error: &OAuthError,
     ) -> Result<Landing, Problem> {
-        let denied = error.code == "access_denied";
+        let denied = DENIED.contains(&error.code.as_str());
         let state = if denied {
             State::Denied(Failure::new(&error.code, "The user refused."))
         } else {
@@ -411,6 +421,10 @@ fn landing_of_final(seen: &Seen, provider: &Provider) -> Landing {
         State::Denied(_) => Landing::Denied { provider: name, return_url },
         State::Failed(failure) if failure.is_own() => {
             Landing::Problem(Problem::Failed { description: failure.description })
+        }
+        // Only the operator can help.
+        State::Failed(failure) if OAuthError::new(&failure.error).refuses_client() => {
+            Landing::Problem(Problem::Misconfigured { provider: name })
         }
         State::Failed(failure) => {
             Landing::Problem(Problem::ProviderFailed { provider: name, error: failure.error })

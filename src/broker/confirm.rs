@@ -6,7 +6,7 @@ use crate::domain::authorization::{Failure, State};
 use crate::domain::bot::Bot;
 use crate::domain::grant::{Grant, Subject};
 use crate::domain::id::Id;
-use crate::provider::response::{self, Context};
+use crate::provider::response::{self, Context, Request};
 use crate::storage::Awaiting;
 
 /// What ConfirmAuthorization asks for.
@@ -87,7 +87,12 @@ impl Broker {
         others: &[Awaiting],
     ) -> Result<Grant, BrokerError> {
         let authorization = &confirmed.authorization;
-        let context = Context { scopes: &authorization.scopes, issued_at: confirmed.exchanged_at };
+        let context = Context {
+            request: Request::CodeExchange,
+            scopes: &authorization.scopes,
+            lifetime: None,
+            issued_at: confirmed.exchanged_at,
+        };
         let tokens = response::read(&confirmed.answer, context).map_err(|unusable| {
             tracing::error!(
                 reason = unusable.reason,
@@ -95,6 +100,9 @@ impl Broker {
             );
             BrokerError::Internal
         })?;
+        let provider = self.providers.get(authorization.key.provider.as_str());
+        let idle = provider.and_then(|provider| provider.refresh_idle);
+        let tokens = tokens.ending_when_idle(idle);
         let uncount: Vec<_> = others.iter().map(|other| other.authorization.id).collect();
         let stored =
             self.storage.authorize(authorization, &tokens, &confirmed.identity, &uncount).await?;

@@ -61,21 +61,30 @@ impl BrokerError {
     pub(super) fn from_provider(provider: &Name, error: &ProviderError) -> Self {
         let provider = provider.clone();
         match error {
-            ProviderError::Refused { error, .. } if error.is_misconfiguration() => {
+            ProviderError::DeadGrant { .. } => {
+                Self::ReauthorizationRequired { provider, started: None }
+            }
+            ProviderError::RefusesBroker { error, .. } => {
                 Self::ProviderMisconfigured { provider, error: error.clone() }
             }
-            ProviderError::Refused { error, .. } => {
-                Self::ProviderError { provider, error: error.clone() }
+            ProviderError::Refused { error, .. } if error.is_misconfiguration() => {
+                Self::ProviderMisconfigured { provider, error: error.clone() }
             }
             ProviderError::Unauthorized => {
                 Self::ProviderMisconfigured { provider, error: OAuthError::new(INVALID_CLIENT) }
             }
-            ProviderError::Odd(_) | ProviderError::TooLarge(_) => {
+            ProviderError::Refused { error, .. } => {
+                Self::ProviderError { provider, error: error.clone() }
+            }
+            ProviderError::Odd(_) => {
                 Self::ProviderError { provider, error: OAuthError::new(INVALID_RESPONSE) }
             }
-            unavailable => Self::ProviderUnavailable {
+            passes @ (ProviderError::NotSent(_)
+            | ProviderError::NoAnswer(_)
+            | ProviderError::Broken { .. }
+            | ProviderError::RateLimited { .. }) => Self::ProviderUnavailable {
                 provider,
-                retry_after: unavailable.retry_after().unwrap_or(RETRY),
+                retry_after: passes.retry_after().unwrap_or(RETRY),
             },
         }
     }

@@ -76,7 +76,7 @@ impl Broker {
             Err(error) if error.is_storage_unavailable() => self.held_in_outage(request, error)?,
             held => held?,
         };
-        covers(&held.grant, &request.scopes)?;
+        self.covers(&held.grant, &request.scopes)?;
         let held = match due(&held, request.min_ttl) {
             Due::Nothing => held,
             Due::Reauthorization => return Err(reauthorization(&request.key)),
@@ -87,7 +87,7 @@ impl Broker {
             }
             Due::Refresh { old_still_lives: false } => Box::pin(self.refreshed(&held)).await?,
         };
-        lend_to(bot, held, &request.scopes)
+        self.lend_to(bot, held, &request.scopes)
     }
 
     /// A token that was read a moment ago, where it will do. Anything else is asked anew by
@@ -99,7 +99,7 @@ impl Broker {
         if !hit.token().is_good_for(request.min_ttl, hit.now) {
             return None;
         }
-        may_have(bot, hit.grant(), hit.token(), &request.scopes).ok()?;
+        self.may_have(bot, hit.grant(), &request.scopes).ok()?;
         self.note_use(hit.first_use);
         Some(hit)
     }
@@ -112,8 +112,7 @@ impl Broker {
     ) -> Result<Held, BrokerError> {
         let hit = self.cache.get(&request.key, true);
         let hit = hit.filter(|hit| hit.token().is_living(hit.now));
-        let covering =
-            hit.filter(|hit| request.scopes.missing_from(&hit.grant().scopes).is_empty());
+        let covering = hit.filter(|hit| self.covers(hit.grant(), &request.scopes).is_ok());
         covering.map(CachedToken::into_held).ok_or(error)
     }
 
@@ -202,35 +201,45 @@ fn due(held: &Held, min_ttl: Duration) -> Due {
     }
 }
 
-/// Checks that the grant covers what is asked for, and that the bot may have what it covers.
-pub(super) fn lend_to(bot: &Bot, held: Held, asked: &Scopes) -> Result<Lent, BrokerError> {
-    let token = held.access_token.ok_or_else(|| reauthorization(&held.grant.key))?;
-    may_have(bot, &held.grant, &token, asked)?;
-    Ok(Lent { grant: held.grant, token })
-}
+impl Broker {
+    /// Checks that the grant covers what is asked for, and that the bot may have what it covers.
+    pub(super) fn lend_to(
+        &self,
+        bot: &Bot,
+        held: Held,
+        asked: &Scopes,
+    ) -> Result<Lent, BrokerError> {
+        let token = held.access_token.ok_or_else(|| reauthorization(&held.grant.key))?;
+        self.may_have(bot, &held.grant, asked)?;
+        Ok(Lent { grant: held.grant, token })
+    }
 
-fn may_have(
-    bot: &Bot,
-    grant: &Grant,
-    token: &AccessToken,
-    asked: &Scopes,
-) -> Result<(), BrokerError> {
-    covers(grant, asked)?;
-    // A namespace may be shared with a bot that was granted more.
-    allowed(bot, &grant.key, &token.scopes)
+    fn may_have(&self, bot: &Bot, grant: &Grant, asked: &Scopes) -> Result<(), BrokerError> {
+        self.covers(grant, asked)?;
+        // A namespace may be shared with a bot that may request more. What a provider adds by itself does not
+        // count, for no bot has requested it.
+        allowed(bot, &grant.key, grant.requested_scopes())
+    }
+
+    fn covers(&self, grant: &Grant, asked: &Scopes) -> Result<(), BrokerError> {
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let provider = &grant.key.provider;
+        let missing = match self.providers.get(provider.as_str()) {
+            Some(of) => of.scope_names.missing(asked, &grant.scopes, grant.requested.as_ref()),
+            None => asked.missing_from(&grant.scopes),
+        };
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(BrokerError::ScopeMissing { provider: provider.clone(), missing, started: None })
+    }
 }
 
 fn allowed(bot: &Bot, key: &GrantKey, scopes: &Scopes) -> Result<(), BrokerError> {
     let beyond = bot.scopes_beyond(key.provider.as_str(), scopes);
     if beyond.is_empty() { Ok(()) } else { Err(BrokerError::ScopeNotAllowed { scopes: beyond }) }
-}
-
-fn covers(grant: &Grant, asked: &Scopes) -> Result<(), BrokerError> {
-    let missing = asked.missing_from(&grant.scopes);
-    if missing.is_empty() {
-        return Ok(());
-    }
-    Err(BrokerError::ScopeMissing { provider: grant.key.provider.clone(), missing, started: None })
 }
 
 pub(super) fn reauthorization(key: &GrantKey) -> BrokerError {
@@ -262,13 +271,16 @@ mod tests {
                 state,
                 version: Version { generation: 1, token_version: 1 },
                 scopes: Scopes::default(),
+                requested: None,
                 identity: crate::domain::identity::Identity::default(),
                 provider_values: std::collections::BTreeMap::new(),
                 created_at: issued_at,
                 issued_at,
                 expires_at,
                 refreshable,
+                refresh_expires_at: None,
                 failures: 0,
+                failing_since: None,
                 next_attempt_at: None,
                 last_error: None,
                 last_used_at: None,

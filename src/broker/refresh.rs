@@ -6,6 +6,7 @@
 
 mod breaker;
 mod flight;
+mod send;
 mod settle;
 
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use sha2::{Digest, Sha256};
 pub(super) use breaker::Breaker;
 pub(super) use flight::Flights;
 
-use super::lend::{Lent, lend_to, reauthorization};
+use super::lend::{Lent, reauthorization};
 use super::{Broker, BrokerError};
 use crate::crypto::sealed::length_prefixed;
 use crate::domain::ahead::{self, Due, Facts};
@@ -58,7 +59,7 @@ impl Broker {
             .filter(|token| token.is_living(held.now))
             .is_some_and(|token| request.etag != etag(&held.grant, token));
         if another && !request.etag.is_empty() {
-            return lend_to(bot, held, &Scopes::default());
+            return self.lend_to(bot, held, &Scopes::default());
         }
         if held.grant.state == GrantState::ReauthorizationRequired {
             return Err(reauthorization(&request.key));
@@ -73,7 +74,7 @@ impl Broker {
             });
         }
         let refreshed = self.refreshed(&held).await?;
-        lend_to(bot, refreshed, &Scopes::default())
+        self.lend_to(bot, refreshed, &Scopes::default())
     }
 
     /// Sends a refresh token again of which nobody knows whether it was used. True where something
@@ -97,6 +98,7 @@ impl Broker {
             expires_at: grant.expires_at,
             last_used_at: grant.last_used_at,
             idle: provider.refresh_idle,
+            refresh_expires_at: grant.refresh_expires_at,
         };
         let due = match (ahead::due(facts, now), self.stopped_for(&grant.key.provider, now)) {
             (Due::Now, Some(wait)) => Due::At(now + wait),
@@ -166,6 +168,26 @@ fn last_failure(grant: &Grant, retry_after: Duration) -> BrokerError {
         ) => told,
         _ => BrokerError::ProviderUnavailable { provider: provider.clone(), retry_after },
     }
+}
+
+/// The result of another refresh that has ended since a grant was read. An edition without a new access token is no
+/// success for a caller that needs one.
+fn done_elsewhere(before: &Grant, now: &Held) -> Option<Result<(), BrokerError>> {
+    let after = &now.grant;
+    if after.id == before.id && after.version == before.version {
+        return None;
+    }
+    let authorized_anew =
+        after.id != before.id || after.version.generation != before.version.generation;
+    if after.state == GrantState::ReauthorizationRequired {
+        return Some(Err(reauthorization(&after.key)));
+    }
+    // A new access token ends what failures there were.
+    let renewed = after.last_error.is_none() || after.issued_at != before.issued_at;
+    if authorized_anew || renewed {
+        return Some(Ok(()));
+    }
+    Some(Err(last_failure(after, super::error::RETRY)))
 }
 
 /// Names an access token without telling it.

@@ -1,6 +1,6 @@
 //! `[providers.NAME]`: the authorization servers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use ::url::Url;
@@ -13,7 +13,7 @@ use crate::domain::name::Name;
 use crate::domain::provider::{
     Client, ClientAuth, ConfiguredAuth, Endpoints, OPENID, Provider, RevocationReach,
 };
-use crate::domain::scope::Scopes;
+use crate::domain::scope::{ScopeNames, Scopes};
 
 /// Keys of later versions.
 const UNSUPPORTED: [&str; 4] = ["preset", "device_authorization_endpoint", "grant", "private"];
@@ -23,7 +23,7 @@ const FLOW: &str = "authorization_code";
 
 const MOST_GRACE: Duration = Duration::from_secs(60 * 60);
 
-const LEAST_IDLE: Duration = Duration::from_secs(60 * 60);
+const LEAST_IDLE: Duration = Duration::from_secs(60);
 
 /// Two years, as durations count them.
 const MOST_IDLE: Duration = Duration::from_secs(2 * 31_557_600);
@@ -85,6 +85,9 @@ fn provider(name: &str, mut section: Section<'_>) -> Result<Provider, Reported> 
     let discovered = matches!(issuer, Ok(Some(_))) && endpoints.as_ref().is_ok_and(asked);
     let auth = client_auth(&mut section, discovered);
     let default_scopes = section.list("scopes", scope);
+    let scope_aliases = scope_aliases(&mut section);
+    let unreported_scopes = section.list("unreported_scopes", scope);
+    let dead_grant_errors = section.list("dead_grant_errors", error_code);
     let flows = section.filled_list("flows", "remove it", |flow| {
         let wrong = || format!("must be {FLOW:?}, the only flow of this version");
         (flow == FLOW).then_some(()).ok_or_else(wrong)
@@ -105,6 +108,11 @@ fn provider(name: &str, mut section: Section<'_>) -> Result<Provider, Reported> 
         refresh_idle: refresh_idle?,
         client: Client { id: client_id?, auth: auth? },
         default_scopes: joined(&default_scopes?.unwrap_or_default()),
+        scope_names: ScopeNames {
+            aliases: scope_aliases?,
+            unreported: joined(&unreported_scopes?.unwrap_or_default()),
+        },
+        dead_grant_errors: dead_grant_errors?.unwrap_or_default(),
         identity: identity?,
     })
 }
@@ -134,6 +142,29 @@ fn keys(
         return Err(section.missing("jwks_uri", remedy));
     }
     Ok(())
+}
+
+/// Scopes as they are requested, each with the names under which it is reported.
+fn scope_aliases(section: &mut Section<'_>) -> Result<BTreeMap<String, Scopes>, Reported> {
+    let mut table = section.section("scope_aliases")?;
+    let aliases = all(table.keys().into_iter().map(|name| {
+        let aliases = table.list(&name, scope);
+        let parsed = scope(&name).map_err(|wrong| table.problem(&name, wrong));
+        parsed?;
+        Ok((name, joined(&aliases?.unwrap_or_default())))
+    }));
+    aliases.map(|aliases| aliases.into_iter().collect())
+}
+
+/// An error code as the provider sends it.
+fn error_code(text: &str) -> Result<String, String> {
+    let is_of_codes = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    if !(1..=64).contains(&text.len()) || !text.chars().all(is_of_codes) {
+        return Err(
+            "must be an error code: at most 64 letters, digits, `_`, `-` and `.`".to_owned()
+        );
+    }
+    Ok(text.to_owned())
 }
 
 /// A JSON pointer (RFC 6901) to something.

@@ -8,6 +8,9 @@ use super::time::Timestamp;
 /// The least time before an access token's end at which it is renewed, where its lifetime allows.
 const LEAST_LEAD: Duration = Duration::from_secs(5 * 60);
 
+/// The shortest time without use after which a refresh token ends. Where less is left, it has a fixed end.
+const SHORTEST_IDLE: Duration = Duration::from_secs(60);
+
 /// What the decision goes by.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts {
@@ -17,8 +20,10 @@ pub struct Facts {
     pub expires_at: Option<Timestamp>,
     /// When it was last lent, as far as that has been written down.
     pub last_used_at: Option<Timestamp>,
-    /// After how long without use the refresh token ends. Absent: never.
+    /// After how long without use the refresh token ends, as the configuration says. `None`: never.
     pub idle: Option<Duration>,
+    /// When the refresh token ends, as the provider says. `None`: it does not say.
+    pub refresh_expires_at: Option<Timestamp>,
 }
 
 /// What is to be done.
@@ -44,11 +49,26 @@ fn lead(issued_at: Timestamp, expires_at: Timestamp) -> Duration {
 /// refreshed together. Grants without a lifetime are looked at at once, for the sake of their refresh
 /// tokens.
 #[must_use]
-pub fn first_look(issued_at: Timestamp, expires_at: Option<Timestamp>, share: f64) -> Timestamp {
-    expires_at.map_or(issued_at, |end| {
+pub fn first_look(
+    issued_at: Timestamp,
+    expires_at: Option<Timestamp>,
+    refresh_expires_at: Option<Timestamp>,
+    share: f64,
+) -> Timestamp {
+    let renewal = expires_at.map_or(issued_at, |end| {
         let lead = lead(issued_at, end);
         end - lead - (lead / 10).mul_f64(share)
-    })
+    });
+    // The refresh token may end before the access token.
+    let keep_alive = refresh_expires_at.and_then(|ends| keep_alive(issued_at, ends));
+    keep_alive.map_or(renewal, |keep_alive| keep_alive.min(renewal))
+}
+
+/// When a refresh token is used so that it does not end unused: after two thirds of its time, the rest of which is left
+/// for outages. `None` if it ends so soon that its end is not put off by its use.
+fn keep_alive(issued_at: Timestamp, ends: Timestamp) -> Option<Timestamp> {
+    let lifetime = ends.since(issued_at);
+    (lifetime >= SHORTEST_IDLE).then(|| issued_at + (lifetime - lifetime / 3))
 }
 
 /// Decides. An access token that nobody has used since it was obtained is let go: the next caller
@@ -60,8 +80,9 @@ pub fn due(facts: Facts, now: Timestamp) -> Due {
         .expires_at
         .filter(|_| used)
         .map(|end| end - lead(facts.issued_at, end) - lead(facts.issued_at, end) / 10);
-    // A third of the limit is left for outages.
-    let keep_alive = facts.idle.map(|idle| facts.issued_at + (idle - idle / 3));
+    let idle = facts.idle.map(|idle| facts.issued_at + idle);
+    let ends = facts.refresh_expires_at.into_iter().chain(idle).min();
+    let keep_alive = ends.and_then(|ends| keep_alive(facts.issued_at, ends));
     match ahead.into_iter().chain(keep_alive).min() {
         None => Due::Never,
         Some(at) if at <= now => Due::Now,
@@ -82,6 +103,7 @@ mod tests {
             expires_at: lifetime.map(|lifetime| START + lifetime),
             last_used_at: used.then_some(START),
             idle,
+            refresh_expires_at: None,
         }
     }
 
@@ -106,7 +128,7 @@ mod tests {
         assert_eq!(due(facts, START), Due::At(opens));
         assert_eq!(due(facts, opens), Due::Now);
         for share in [0.0, 0.5, 1.0] {
-            let look = first_look(START, facts.expires_at, share);
+            let look = first_look(START, facts.expires_at, None, share);
             assert_eq!(due(facts, look), Due::Now, "{share}");
             assert!(look < START + HOUR - Duration::from_secs(6 * 60 - 1));
         }
@@ -131,5 +153,22 @@ mod tests {
         assert_eq!(due(facts(None, false, idle), keep), Due::Now);
         // Whichever comes first.
         assert!(matches!(due(facts(Some(HOUR), true, idle), START), Due::At(at) if at < keep));
+    }
+
+    #[test]
+    fn a_refresh_token_with_a_stated_end_is_kept_alive() {
+        let minutes = |number: u64| Duration::from_secs(60 * number);
+        // Keycloak: the access token lives for 5 minutes, the refresh token for 30.
+        let mut keycloak = facts(Some(minutes(5)), false, None);
+        keycloak.refresh_expires_at = Some(START + minutes(30));
+        assert_eq!(due(keycloak, START), Due::At(START + minutes(20)));
+        assert_eq!(due(keycloak, START + minutes(20)), Due::Now);
+        // A fixed end comes nearer with each refresh, and is not put off.
+        keycloak.refresh_expires_at = Some(START + Duration::from_secs(59));
+        assert_eq!(due(keycloak, START), Due::Never);
+        // One that ends before the access token is looked at in time.
+        let look = |refresh| first_look(START, Some(START + HOUR), refresh, 0.0);
+        assert_eq!(look(Some(START + minutes(1))), START + Duration::from_secs(40));
+        assert_eq!(look(Some(START + 90 * HOUR)), look(None));
     }
 }

@@ -159,8 +159,10 @@ pub struct Grant {
     pub state: GrantState,
     /// Which edition of the tokens this is.
     pub version: Version,
-    /// What the provider granted.
+    /// The scopes that the provider reports.
     pub scopes: Scopes,
+    /// The scopes that the user was asked for. `None` if a version before this one stored the grant.
+    pub requested: Option<Scopes>,
     /// Who the user is at the provider.
     pub identity: Identity,
     /// What the provider said besides; never a secret.
@@ -173,14 +175,26 @@ pub struct Grant {
     pub expires_at: Option<Timestamp>,
     /// Whether there is a refresh token.
     pub refreshable: bool,
+    /// When the refresh token expires. `None` if the provider does not say.
+    pub refresh_expires_at: Option<Timestamp>,
     /// How many refreshes failed in a row.
     pub failures: u32,
+    /// When the first of them failed.
+    pub failing_since: Option<Timestamp>,
     /// Before when no refresh is tried, after failures.
     pub next_attempt_at: Option<Timestamp>,
     /// What the last failure was, as the provider layer writes it down.
     pub last_error: Option<String>,
     /// When a bot was last lent the access token, as far as it has been written down.
     pub last_used_at: Option<Timestamp>,
+}
+
+impl Grant {
+    /// The scopes that the user was asked for, or else those that the provider reports.
+    #[must_use]
+    pub fn requested_scopes(&self) -> &Scopes {
+        self.requested.as_ref().unwrap_or(&self.scopes)
+    }
 }
 
 #[cfg(test)]

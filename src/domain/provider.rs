@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use url::Url;
 
 use super::name::Name;
-use super::scope::Scopes;
+use super::scope::{ScopeNames, Scopes};
 
 /// The scope that makes a request one of OpenID Connect (Core section 3.1.2.1).
 pub const OPENID: &str = "openid";
@@ -36,6 +36,10 @@ pub struct Provider {
     pub client: Client,
     /// Asked for where the caller names no scopes.
     pub default_scopes: Scopes,
+    /// Names of scopes in its answers.
+    pub scope_names: ScopeNames,
+    /// Its own error codes for a dead refresh token or a dead code, beside those that are known.
+    pub dead_grant_errors: Vec<String>,
     /// Where the name to show for a user stands, in the claims of an ID token or in the answer of
     /// the userinfo endpoint: a JSON pointer (RFC 6901). Absent: wherever it is usual.
     pub identity: Option<String>,
@@ -186,6 +190,8 @@ impl fmt::Debug for Provider {
             .field("refresh_idle", &self.refresh_idle)
             .field("client", &self.client)
             .field("default_scopes", &self.default_scopes)
+            .field("scope_names", &self.scope_names)
+            .field("dead_grant_errors", &self.dead_grant_errors)
             .field("identity", &self.identity)
             .finish()
     }

@@ -1,11 +1,51 @@
 //! Scopes (RFC 6749 section 3.3).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// A set of scope tokens, in order of their bytes, so that equal sets are written the same.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Scopes(BTreeSet<String>);
+
+/// A provider's own names of scopes, where its answers do not report what was requested.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ScopeNames {
+    /// Scopes as they are requested, with the names under which they are reported.
+    pub aliases: BTreeMap<String, Scopes>,
+    /// Scopes that are granted and never reported, such as `offline_access`.
+    pub unreported: Scopes,
+}
+
+impl ScopeNames {
+    /// The scopes of `asked` that a grant does not cover. `requested` is what the user was asked for, if that
+    /// is known.
+    #[must_use]
+    pub fn missing(
+        &self,
+        asked: &Scopes,
+        granted: &Scopes,
+        requested: Option<&Scopes>,
+    ) -> Vec<String> {
+        let is_covered = |scope: &String| {
+            self.names_of(scope).any(|name| granted.contains(name))
+                || self.unreported.contains(scope)
+                    && requested.is_none_or(|requested| requested.contains(scope))
+        };
+        asked.0.iter().filter(|scope| !is_covered(scope)).cloned().collect()
+    }
+
+    /// All names of a scope, itself first.
+    fn names_of<'a>(&'a self, scope: &'a str) -> impl Iterator<Item = &'a str> {
+        let same = self
+            .aliases
+            .iter()
+            .filter(move |(name, aliases)| *name == scope || aliases.contains(scope))
+            .flat_map(|(name, aliases)| {
+                std::iter::once(name.as_str()).chain(aliases.0.iter().map(String::as_str))
+            });
+        std::iter::once(scope).chain(same)
+    }
+}
 
 /// How much of a bad scope is shown, in characters.
 const SHOWN: usize = 64;
@@ -135,5 +175,34 @@ mod tests {
         let asked = Scopes::from_provider("b c");
         assert_eq!(asked.missing_from(&granted), ["c"]);
         assert_eq!(asked.union(&granted).to_string(), "a b c");
+    }
+
+    #[test]
+    fn scopes_are_covered_under_their_other_names() {
+        let of = Scopes::from_provider;
+        let names = ScopeNames {
+            aliases: BTreeMap::from([(
+                "email".to_owned(),
+                of("https://www.googleapis.com/auth/userinfo.email"),
+            )]),
+            unreported: of("offline_access"),
+        };
+        let granted = of("https://www.googleapis.com/auth/userinfo.email openid");
+        let missing = |asked, requested: Option<&str>| {
+            names.missing(&of(asked), &granted, requested.map(of).as_ref())
+        };
+        assert!(missing("email openid", Some("email")).is_empty());
+        assert!(missing("https://www.googleapis.com/auth/userinfo.email", None).is_empty());
+        assert_eq!(missing("profile", None), ["profile"]);
+        assert!(missing("offline_access", Some("email offline_access")).is_empty());
+        // A grant of a version that did not record what it requested.
+        assert!(missing("offline_access", None).is_empty());
+        assert_eq!(missing("offline_access", Some("email")), ["offline_access"]);
+        let reversed = names.missing(
+            &of("https://www.googleapis.com/auth/userinfo.email"),
+            &of("email"),
+            None,
+        );
+        assert!(reversed.is_empty());
     }
 }

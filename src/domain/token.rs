@@ -124,6 +124,16 @@ pub struct TokenSet {
     pub provider_values: BTreeMap<String, String>,
 }
 
+impl TokenSet {
+    /// Lets the refresh token end after so long without use, unless the provider names an earlier end.
+    #[must_use]
+    pub fn ending_when_idle(mut self, idle: Option<Duration>) -> Self {
+        let ends = idle.map(|idle| self.access_token.issued_at + idle);
+        self.refresh_expires_at = self.refresh_expires_at.into_iter().chain(ends).min();
+        self
+    }
+}
+
 impl fmt::Debug for TokenSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenSet")

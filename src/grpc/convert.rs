@@ -376,6 +376,7 @@ pub(super) fn grant(grant: &Grant) -> proto::Grant {
         refreshable: grant.refreshable,
         identity: grant.identity.name.clone(),
         provider_values: grant.provider_values.clone(),
+        refresh_expire_time: grant.refresh_expires_at.map(timestamp),
     }
 }
 

@@ -9,17 +9,23 @@ use crate::broker::BrowserSecret;
 /// How long a browser keeps its secret: longer than any link works.
 const LIFETIME: cookie::time::Duration = cookie::time::Duration::days(30);
 
-/// The secret that the browser sent. Absent where there is none, or none of the form.
-pub(super) fn secret(headers: &HeaderMap, public_url: &Url) -> Option<BrowserSecret> {
+/// The most cookies of the broker's name that are looked at.
+const MOST: usize = 4;
+
+/// The secrets that the browser sent. A browser may have several cookies of one name, of which one is stale. Cookies of
+/// other applications may have any bytes.
+pub(super) fn secrets(headers: &HeaderMap, public_url: &Url) -> Vec<BrowserSecret> {
     let name = cookie_name(public_url);
     headers
         .get_all(header::COOKIE)
         .iter()
-        .filter_map(|value| value.to_str().ok())
+        .map(|value| String::from_utf8_lossy(value.as_bytes()))
         .flat_map(Cookie::split_parse)
         .filter_map(Result::ok)
-        .find(|cookie| cookie.name() == name)
-        .and_then(|cookie| BrowserSecret::parse(cookie.value()))
+        .filter(|cookie| cookie.name() == name)
+        .filter_map(|cookie| BrowserSecret::parse(cookie.value()))
+        .take(MOST)
+        .collect()
 }
 
 /// The `Set-Cookie` header.
@@ -72,13 +78,21 @@ mod tests {
         let mut headers = HeaderMap::new();
         let value = format!("a=b; __Host-token-broker={}; c", browser.cookie_value());
         headers.insert(header::COOKIE, value.parse().expect("a header"));
-        assert_eq!(
-            secret(&headers, &public).map(|found| found.cookie_value()),
-            Some(browser.cookie_value())
-        );
+        let found = |headers: &HeaderMap| -> Vec<String> {
+            secrets(headers, &public).iter().map(BrowserSecret::cookie_value).collect()
+        };
+        assert_eq!(found(&headers), [browser.cookie_value()]);
+        // Bytes of another application's cookie, and two of the broker's, one of which is stale.
+        let stale = BrowserSecret::new(&Random::seeded(2)).cookie_value();
+        let name = "__Host-token-broker";
+        let mut value = b"other=\xe4\xff; ".to_vec();
+        value.extend(format!("{name}={stale}; {name}={}", browser.cookie_value()).bytes());
+        let value = axum::http::HeaderValue::from_bytes(&value).expect("a header");
+        headers.insert(header::COOKIE, value);
+        assert_eq!(found(&headers), [stale, browser.cookie_value()]);
         // A plain cookie, which any sibling host can set, does not count on https.
         let value = format!("token-broker={}", browser.cookie_value());
         headers.insert(header::COOKIE, value.parse().expect("a header"));
-        assert!(secret(&headers, &public).is_none());
+        assert!(found(&headers).is_empty());
     }
 }

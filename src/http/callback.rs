@@ -15,6 +15,9 @@ use crate::provider::OAuthError;
 /// The longest parameter that is read, in bytes.
 const MAX_PARAMETER: usize = 8 * 1024;
 
+/// The parameters that are read. Others are ignored, whatever they are.
+const READ: [&str; 4] = ["state", "code", "error", "iss"];
+
 /// The parameter that carries a posted form, sealed.
 const SEALED: &str = "sealed";
 
@@ -34,8 +37,8 @@ pub(super) async fn callback(
             None => return page::problem(&Problem::UnknownRedirect),
         }
     }
-    let browser = browser::secret(&headers, &broker.settings().public_url);
-    page::landing(&broker.complete(parse(provider, &query), browser).await)
+    let browsers = browser::secrets(&headers, &broker.settings().public_url);
+    page::landing(&broker.complete(parse(provider, &query), browsers).await)
 }
 
 /// `response_mode=form_post`: a cross-site POST comes without the Lax cookie, so the browser is
@@ -49,8 +52,8 @@ pub(super) async fn form_post(
         return page::problem(&Problem::UnknownRedirect);
     };
     // What is read of it alone: a form may also have an ID token, too long for a URL.
-    let read = form_urlencoded::parse(form.as_bytes())
-        .filter(|(name, _)| ["state", "code", "error", "iss"].contains(&name.as_ref()));
+    let read =
+        form_urlencoded::parse(form.as_bytes()).filter(|(name, _)| READ.contains(&name.as_ref()));
     let form = form_urlencoded::Serializer::new(String::new()).extend_pairs(read).finish();
     let sealed = broker.seal_form(&provider, form.as_bytes());
     let location = format!("?{SEALED}={}", BASE64_URL_SAFE_NO_PAD.encode(sealed));
@@ -76,7 +79,7 @@ fn parse(provider: String, query: &str) -> Redirect {
     let mut states = 0;
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         // One without a value counts as left out (RFC 6749 section 3.1).
-        if value.is_empty() {
+        if value.is_empty() || !READ.contains(&name.as_ref()) {
             continue;
         }
         if value.len() > MAX_PARAMETER {
@@ -115,6 +118,14 @@ mod tests {
         assert_eq!(redirect.state.as_deref(), Some("s"));
         assert_eq!(redirect.iss.as_deref(), Some("https://i"));
         assert!(!redirect.malformed);
+    }
+
+    #[test]
+    fn a_parameter_that_is_not_read_may_be_long() {
+        let long = "x".repeat(MAX_PARAMETER + 1);
+        let redirect = parse("acme".into(), &format!("code=a&state=s&id_token={long}"));
+        assert!(!redirect.malformed && redirect.code.is_some());
+        assert!(parse("acme".into(), &format!("code={long}&state=s")).malformed);
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub(super) async fn start(
         return page::problem(&Problem::UnknownLink);
     };
     let public_url = &broker.settings().public_url;
-    let browser = browser::secret(&headers, public_url);
+    let browser = browser::secrets(&headers, public_url).into_iter().next();
     let starting = Arc::clone(&broker);
     let started = broker.detached(async move { starting.start(&authorization_id, browser).await });
     match started.await.unwrap_or(Err(Problem::Unavailable)) {

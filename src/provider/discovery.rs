@@ -22,15 +22,18 @@ impl Http {
         let issuer = provider.issuer.as_deref().unwrap_or_default();
         let places = well_known(issuer)
             .ok_or_else(|| ProviderError::NotSent("the issuer is no URL".to_owned()))?;
+        let mut passes = None;
         for place in &places {
-            if let Some(metadata) =
-                self.json(Call(Operation::Discovery, &provider.name), place, None).await?
-            {
-                return self.server(provider, issuer, &metadata);
+            match self.json(Call(Operation::Discovery, &provider.name), place).await {
+                Ok(Some(metadata)) => return self.server(provider, issuer, &metadata),
+                Ok(None) => {}
+                // The next place may answer. If none does, this one may later.
+                Err(error) => passes = passes.or(Some(error)),
             }
         }
-        let [first, second] = places.map(|place| place.path().to_owned());
-        Err(odd(format!("{issuer} has no metadata at {first}, nor at {second}")))
+        let paths: Vec<_> = places.iter().map(Url::path).collect();
+        let paths = paths.join(", ");
+        Err(passes.unwrap_or_else(|| odd(format!("{issuer} has no metadata at any of: {paths}"))))
     }
 
     fn server(
@@ -88,6 +91,7 @@ impl Http {
     ) -> Result<Option<Url>, ProviderError> {
         let text = match &metadata[name] {
             Value::Null => return Ok(None),
+            Value::String(text) if text.is_empty() => return Ok(None),
             Value::String(text) => text,
             _ => return Err(odd(format!("the {name} of {issuer} is no text"))),
         };
@@ -106,9 +110,9 @@ impl Http {
 /// How much of another issuer's name is shown, in characters.
 const SHOWN: usize = 200;
 
-/// Where the metadata may be: OpenID Connect Discovery 1.0 section 4 puts the path behind the
-/// issuer, RFC 8414 section 3.1 between its host and its path.
-fn well_known(issuer: &str) -> Option<[Url; 2]> {
+/// The places of the metadata: OpenID Connect Discovery 1.0 section 4 appends the well-known path to the issuer, RFC
+/// 8414 section 3.1 inserts it between host and path. Some providers do either with the other's name.
+fn well_known(issuer: &str) -> Option<Vec<Url>> {
     let issuer = Url::parse(issuer).ok()?;
     let path = issuer.path().trim_end_matches('/');
     let at = |path: String| {
@@ -116,10 +120,15 @@ fn well_known(issuer: &str) -> Option<[Url; 2]> {
         url.set_path(&path);
         url
     };
-    Some([
+    let mut places = vec![
         at(format!("{path}/.well-known/openid-configuration")),
         at(format!("/.well-known/oauth-authorization-server{path}")),
-    ])
+    ];
+    if !path.is_empty() {
+        places.push(at(format!("{path}/.well-known/oauth-authorization-server")));
+        places.push(at(format!("/.well-known/openid-configuration{path}")));
+    }
+    Some(places)
 }
 
 /// What the configuration says, or else what the metadata offers; `client_secret_basic` where it
@@ -179,6 +188,8 @@ mod tests {
                 auth: ConfiguredAuth::Offered("secret".into()),
             },
             default_scopes: Scopes::default(),
+            scope_names: Default::default(),
+            dead_grant_errors: Vec::new(),
             identity: None,
         })
     }
@@ -228,6 +239,7 @@ mod tests {
             (serde_json::json!({"issuer": null}), "another issuer"),
             (serde_json::json!({"token_endpoint": null}), "names no token_endpoint"),
             (serde_json::json!({"token_endpoint": 1}), "is no text"),
+            (serde_json::json!({"token_endpoint": ""}), "names no token_endpoint"),
             (serde_json::json!({"token_endpoint": "http://a.example/"}), "an absolute https URL"),
             (serde_json::json!({"token_endpoint": "http://127.0.0.1/"}), "must be an https URL"),
             (serde_json::json!({"jwks_uri": "https://127.0.0.1/"}), "has no public address"),
@@ -241,13 +253,17 @@ mod tests {
     }
 
     #[test]
-    fn the_two_places_of_metadata() {
-        let places = |issuer| well_known(issuer).expect("a URL").map(String::from);
+    fn the_places_of_metadata() {
+        let places = |issuer| -> Vec<String> {
+            well_known(issuer).expect("a URL").into_iter().map(String::from).collect()
+        };
         assert_eq!(
             places("https://a.example/t/1/"),
             [
                 "https://a.example/t/1/.well-known/openid-configuration",
                 "https://a.example/.well-known/oauth-authorization-server/t/1",
+                "https://a.example/t/1/.well-known/oauth-authorization-server",
+                "https://a.example/.well-known/openid-configuration/t/1",
             ]
         );
         assert_eq!(

@@ -15,10 +15,11 @@ use oauth2::{
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
+use super::classify::{TokenAnswer, token_answer};
 use super::error::ProviderError;
 use super::http::{Call, Http, InTime, Operation};
+use super::response::Context;
 use crate::domain::provider::{ClientAuth, Server};
-use crate::domain::token::RawAnswer;
 
 /// A client of the oauth2 crate that knows its token endpoint.
 pub(super) type Client<Revocation = EndpointNotSet> = oauth2::basic::BasicClient<
@@ -34,14 +35,15 @@ impl Http {
     ///
     /// # Errors
     ///
-    /// [`ProviderError`] where there is no 2xx.
+    /// [`ProviderError`] if there are no tokens.
     pub async fn exchange_code(
         &self,
         server: &Server,
         code: &SecretString,
         verifier: String,
         redirect_uri: &Url,
-    ) -> Result<RawAnswer, ProviderError> {
+        context: Context<'_>,
+    ) -> Result<TokenAnswer, ProviderError> {
         let client = client(server).set_redirect_uri(RedirectUrl::from_url(redirect_uri.clone()));
         let capture = Capture::default();
         let unsent = client
@@ -50,7 +52,8 @@ impl Http {
             .request_async(&|request| capture.take(request))
             .await;
         drop(unsent);
-        self.token_answer(Call(Operation::Exchange, &server.name), capture.request()?, None).await
+        let call = Call(Operation::Exchange, &server.name);
+        self.token_request(call, server, capture.request()?, None, context).await
     }
 
     /// Exchanges a refresh token. Scopes are not sent: absent means unchanged. Nothing of the token is
@@ -58,13 +61,14 @@ impl Http {
     ///
     /// # Errors
     ///
-    /// [`ProviderError`] where there is no 2xx.
+    /// [`ProviderError`] if there are no tokens.
     pub async fn refresh(
         &self,
         server: &Server,
         refresh_token: &SecretString,
         in_time: InTime,
-    ) -> Result<RawAnswer, ProviderError> {
+        context: Context<'_>,
+    ) -> Result<TokenAnswer, ProviderError> {
         let capture = Capture::default();
         let unsent = client(server)
             .exchange_refresh_token(&RefreshToken::new(refresh_token.expose_secret().to_owned()))
@@ -72,7 +76,19 @@ impl Http {
             .await;
         drop(unsent);
         let call = Call(Operation::Refresh, &server.name);
-        self.token_answer(call, capture.request()?, Some(in_time)).await
+        self.token_request(call, server, capture.request()?, Some(in_time), context).await
+    }
+
+    async fn token_request(
+        &self,
+        call: Call<'_>,
+        server: &Server,
+        request: Request<Vec<u8>>,
+        in_time: Option<InTime>,
+        context: Context<'_>,
+    ) -> Result<TokenAnswer, ProviderError> {
+        let dead = &server.dead_grant_errors;
+        self.send(call, request, in_time, |response| token_answer(response, dead, context)).await
     }
 }
 

@@ -7,8 +7,10 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use http::{Request, StatusCode};
+use http::Request;
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue,
+};
 use http_body::{Frame, SizeHint};
 use opentelemetry::trace::Status;
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
@@ -17,9 +19,11 @@ use tracing::{Instrument, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use url::Url;
 
+use super::classify::{self, Response};
+use super::content;
 use super::egress::Egress;
-use super::error::{OAuthError, ProviderError};
-use super::response;
+use super::error::ProviderError;
+use super::retry_after::retry_after;
 use crate::domain::name::Name;
 use crate::domain::token::RawAnswer;
 use crate::telemetry::{Metrics, pass_on, record_trace_id};
@@ -29,11 +33,11 @@ pub const TIMEOUT: Duration = Duration::from_secs(10);
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How large an answer may be, after decompression.
+/// How much of an answer is read, in bytes, also after decompression.
 const MAX_BODY: usize = 1024 * 1024;
 
-/// The longest `Retry-After` that is believed.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
+/// The most headers of an answer.
+const MAX_HEADERS: usize = 1000;
 
 /// The client for all providers.
 #[derive(Debug, Clone)]
@@ -144,6 +148,12 @@ impl Http {
                 .no_proxy()
                 .dns_resolver(egress.resolver())
                 .connect_timeout(CONNECT_TIMEOUT)
+                // A response may hold the only copy of a refresh token, so it is read as leniently as
+                // browsers read it.
+                .http1_allow_spaces_after_header_name_in_responses(true)
+                .http1_allow_obsolete_multiline_headers_in_responses(true)
+                .http1_ignore_invalid_headers_in_responses(true)
+                .http1_max_headers(MAX_HEADERS)
                 .user_agent(concat!("token-broker/", env!("CARGO_PKG_VERSION")))
         };
         // A machine may have no certificates, and need none for providers on loopback.
@@ -157,54 +167,15 @@ impl Http {
         Ok(Self { client, timeout, egress, metrics })
     }
 
-    /// Sends a request and reads a token answer: whatever a 2xx carries, for its body may be the
-    /// only copy of a rotated refresh token.
-    ///
-    /// # Errors
-    ///
-    /// [`ProviderError`] where there is no 2xx.
-    pub(super) async fn token_answer(
-        &self,
-        call: Call<'_>,
-        request: Request<Vec<u8>>,
-        in_time: Option<InTime>,
-    ) -> Result<RawAnswer, ProviderError> {
-        let (status, content_type, body) = self.send_in_time(call, request, in_time).await?;
-        let answer = RawAnswer { content_type, body: SecretSlice::from(Vec::from(body)) };
-        if status.is_success() {
-            return Ok(answer);
-        }
-        match response::error_in(&answer) {
-            Some(error) => Err(refused(status, error)),
-            None if status == StatusCode::UNAUTHORIZED => Err(ProviderError::Unauthorized),
-            None => Err(ProviderError::Odd(format!("status {}", status.as_u16()))),
-        }
-    }
-
-    /// Gets a document in JSON: metadata, keys, or who a user is. Absent where there is none, which
-    /// a 4xx or a redirect says, or something that is no JSON.
+    /// Gets a document in JSON: metadata or keys. Returns `None` if there is none, as a 4xx
+    /// or a redirect says, or something that is no JSON.
     pub(super) async fn json(
         &self,
         call: Call<'_>,
         url: &Url,
-        bearer: Option<&SecretString>,
     ) -> Result<Option<Value>, ProviderError> {
-        let mut request = Request::get(url.as_str()).header(ACCEPT, "application/json");
-        if let Some(token) = bearer {
-            let value = format!("Bearer {}", token.expose_secret());
-            let mut value = HeaderValue::try_from(value)
-                .map_err(|_| ProviderError::NotSent("the token is no header value".to_owned()))?;
-            value.set_sensitive(true);
-            request = request.header(AUTHORIZATION, value);
-        }
-        let request = request
-            .body(Vec::new())
-            .map_err(|_| ProviderError::NotSent("the endpoint is no URL".to_owned()))?;
-        let (status, _, body) = self.send(call, request).await?;
-        if !status.is_success() {
-            return Ok(None);
-        }
-        Ok(serde_json::from_slice(&body).ok())
+        let request = get(url, None)?;
+        self.send(call, request, None, |response| classify::document(&response)).await
     }
 
     /// Whether a URL may be connected to, as far as its host tells without being resolved.
@@ -212,52 +183,46 @@ impl Http {
         &self.egress
     }
 
-    /// Sends a request. A 5xx or 429 is an error; any other status is for the caller.
-    pub(super) async fn send(
-        &self,
-        call: Call<'_>,
-        request: Request<Vec<u8>>,
-    ) -> Result<(StatusCode, String, Bytes), ProviderError> {
-        self.send_in_time(call, request, None).await
-    }
-
-    async fn send_in_time(
+    /// Sends a request and classifies its answer. The metrics and the trace go by the classification. Nothing of
+    /// the body is sent once it is not `in_time` any more.
+    ///
+    /// # Errors
+    ///
+    /// [`ProviderError`] from the classification, or if there is no answer.
+    pub(super) async fn send<T>(
         &self,
         call: Call<'_>,
         mut request: Request<Vec<u8>>,
         in_time: Option<InTime>,
-    ) -> Result<(StatusCode, String, Bytes), ProviderError> {
+        classify: impl FnOnce(Response) -> Result<T, ProviderError>,
+    ) -> Result<T, ProviderError> {
         let Call(operation, provider) = call;
         let began = Instant::now();
         let span = span(call, &request);
         pass_on(&span, request.headers_mut());
-        let sending = self.send_unlimited(request, in_time).instrument(span.clone());
-        let sent = tokio::time::timeout(self.timeout, sending)
-            .await
-            .unwrap_or_else(|_| Err(ProviderError::NoAnswer("timed out".to_owned())));
-        let outcome = outcome(&sent);
-        self.metrics.provider_call(provider, operation.as_str(), outcome, began.elapsed());
-        match &sent {
-            Ok((status, ..)) => {
-                span.set_attribute("http.response.status_code", i64::from(status.as_u16()));
-            }
-            Err(ProviderError::Broken { status, .. }) => {
-                span.set_attribute("http.response.status_code", i64::from(*status));
-            }
-            Err(_) => {}
+        request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let sent = self.exchange(request, in_time).instrument(span.clone()).await;
+        if let Ok(response) = &sent {
+            let status = i64::from(response.status.as_u16());
+            span.set_attribute("http.response.status_code", status);
         }
-        if outcome != OK {
-            span.set_attribute("error.type", outcome);
-            span.set_status(Status::error(outcome));
+        let classified = sent.and_then(classify);
+        let label = classified.as_ref().err().map_or(OK, ProviderError::label);
+        self.metrics.provider_call(provider, operation.as_str(), label, began.elapsed());
+        if label != OK {
+            span.set_attribute("error.type", label);
+            span.set_status(Status::error(label));
         }
-        sent
+        classified
     }
 
-    async fn send_unlimited(
+    /// One exchange within the time limit.
+    async fn exchange(
         &self,
         request: Request<Vec<u8>>,
         in_time: Option<InTime>,
-    ) -> Result<(StatusCode, String, Bytes), ProviderError> {
+    ) -> Result<Response, ProviderError> {
+        let ends = tokio::time::Instant::now() + self.timeout;
         let late = Arc::new(AtomicBool::new(false));
         let request = request.map(|body| match in_time {
             Some(in_time) => reqwest::Body::wrap(Punctual {
@@ -272,8 +237,10 @@ impl Http {
         self.egress
             .check(request.url())
             .map_err(|forbidden| ProviderError::NotSent(forbidden.to_string()))?;
-        // Errors are told without their URL, which may hold a secret parameter.
-        let mut answer = self.client.execute(request).await.map_err(|error| {
+        let timed_out = |_| ProviderError::NoAnswer("timed out".to_owned());
+        let sent = tokio::time::timeout_at(ends, self.client.execute(request));
+        // Errors are reported without their URL, which may hold a secret parameter.
+        let mut answer = sent.await.map_err(timed_out)?.map_err(|error| {
             let text = describe(&error);
             if late.load(Ordering::SeqCst) {
                 ProviderError::NotSent("the process was held still for too long".to_owned())
@@ -283,29 +250,46 @@ impl Http {
                 ProviderError::NoAnswer(text)
             }
         })?;
-        let status = answer.status();
         let header = |name| answer.headers().get(name).and_then(|value| value.to_str().ok());
-        let retry_after = header(RETRY_AFTER)
-            .and_then(|text| text.trim().parse().ok())
-            .map(|seconds| Duration::from_secs(seconds).min(MAX_RETRY_AFTER));
         let content_type = header(CONTENT_TYPE).unwrap_or_default().to_owned();
-        if status == StatusCode::TOO_MANY_REQUESTS {
-            return Err(ProviderError::RateLimited { retry_after });
-        }
-        if status.is_server_error() {
-            return Err(ProviderError::Broken { status: status.as_u16(), retry_after });
-        }
+        let encoding = header(CONTENT_ENCODING).unwrap_or_default().to_owned();
+        let (status, retry_after) = (answer.status(), retry_after(answer.headers()));
         let mut body = Vec::new();
-        while let Some(chunk) =
-            answer.chunk().await.map_err(|error| ProviderError::NoAnswer(describe(&error)))?
-        {
-            if body.len() + chunk.len() > MAX_BODY {
-                return Err(ProviderError::TooLarge(MAX_BODY));
+        // From here on the provider has answered. What arrives is used as far as it goes.
+        let is_whole = loop {
+            match tokio::time::timeout_at(ends, answer.chunk()).await {
+                Ok(Ok(Some(chunk))) => {
+                    let room = MAX_BODY - body.len();
+                    body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+                    if chunk.len() > room {
+                        break false;
+                    }
+                }
+                Ok(Ok(None)) => break true,
+                Ok(Err(_)) | Err(_) => break false,
             }
-            body.extend_from_slice(&chunk);
-        }
-        Ok((status, content_type, body.into()))
+        };
+        let body = content::decode(&encoding, body, MAX_BODY as u64);
+        let content = RawAnswer { content_type, body: SecretSlice::from(body) };
+        Ok(Response { status, retry_after, is_whole, content })
     }
+}
+
+/// A request for a document.
+pub(super) fn get(
+    url: &Url,
+    bearer: Option<&SecretString>,
+) -> Result<Request<Vec<u8>>, ProviderError> {
+    let mut request = Request::get(url.as_str()).header(ACCEPT, "application/json");
+    if let Some(token) = bearer {
+        let value = format!("Bearer {}", token.expose_secret());
+        let mut value = HeaderValue::try_from(value)
+            .map_err(|_| ProviderError::NotSent("the token is no header value".to_owned()))?;
+        value.set_sensitive(true);
+        request = request.header(AUTHORIZATION, value);
+    }
+    let wrong = |_| ProviderError::NotSent("the endpoint is no URL".to_owned());
+    request.body(Vec::new()).map_err(wrong)
 }
 
 const OK: &str = "ok";
@@ -331,26 +315,6 @@ fn span(call: Call<'_>, request: &Request<Vec<u8>>) -> Span {
     span.set_attribute("server.port", i64::from(port));
     span.set_attribute("url.full", format!("{scheme}://{host}:{port}{}", uri.path()));
     span
-}
-
-/// How a call went, in a word.
-fn outcome(sent: &Result<(StatusCode, String, Bytes), ProviderError>) -> &'static str {
-    match sent {
-        Ok((status, ..)) if status.is_success() => OK,
-        Ok((status, ..)) if *status == StatusCode::UNAUTHORIZED => "unauthorized",
-        Ok(_) | Err(ProviderError::Refused { .. }) => "refused",
-        Err(ProviderError::NotSent(_)) => "not_sent",
-        Err(ProviderError::NoAnswer(_)) => "no_answer",
-        Err(ProviderError::Broken { .. }) => "broken",
-        Err(ProviderError::RateLimited { .. }) => "rate_limited",
-        Err(ProviderError::Unauthorized) => "unauthorized",
-        Err(ProviderError::Odd(_)) => "odd",
-        Err(ProviderError::TooLarge(_)) => "too_large",
-    }
-}
-
-fn refused(status: StatusCode, error: OAuthError) -> ProviderError {
-    ProviderError::Refused { status: status.as_u16(), error }
 }
 
 /// The kind of an error, and its innermost cause; never the URL.
@@ -394,7 +358,8 @@ mod tests {
         let name = Name::parse("acme").expect("a name");
         let request = Request::post(url).body(b"refresh_token=secret".to_vec()).expect("a request");
         let call = Call(Operation::Refresh, &name);
-        let ended = http.token_answer(call, request, Some(Arc::new(move || in_time))).await;
+        let in_time: InTime = Arc::new(move || in_time);
+        let ended = http.send(call, request, Some(in_time), |_| Ok(())).await;
         (ended.expect_err("no answer"), reading.await.expect("no panic"))
     }
 

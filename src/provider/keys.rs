@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use jsonwebtoken::jwk::Jwk;
+use serde_json::Value;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use url::Url;
@@ -90,12 +91,24 @@ impl Keys {
 
 async fn fetch(http: &Http, provider: &Name, jwks_uri: &Url) -> Result<Arc<[Jwk]>, ProviderError> {
     let call = Call(Operation::Keys, provider);
-    let document = tokio::time::timeout(LIMIT, http.json(call, jwks_uri, None))
+    let document = tokio::time::timeout(LIMIT, http.json(call, jwks_uri))
         .await
         .unwrap_or_else(|_| Err(ProviderError::NoAnswer("timed out".to_owned())))?;
     let keys = document.as_ref().and_then(|document| document["keys"].as_array());
     let keys =
         keys.ok_or_else(|| ProviderError::Odd("jwks_uri has no key set (RFC 7517)".to_owned()))?;
     // One by one: a key of a kind that is unknown here must not hide the others.
-    Ok(keys.iter().take(MOST).filter_map(|key| serde_json::from_value(key.clone()).ok()).collect())
+    let key = |key: &Value| serde_json::from_value(without_padding(key)).ok();
+    Ok(keys.iter().take(MOST).filter_map(key).collect())
+}
+
+/// A key whose numbers are written without the padding of base64, which RFC 7515 section 2 leaves out.
+fn without_padding(key: &Value) -> Value {
+    let mut key = key.clone();
+    for value in key.as_object_mut().into_iter().flat_map(|key| key.values_mut()) {
+        if let Value::String(text) = value {
+            text.truncate(text.trim_end_matches('=').len());
+        }
+    }
+    key
 }

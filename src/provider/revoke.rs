@@ -1,19 +1,18 @@
 //! Revocation (RFC 7009).
 
-use http::StatusCode;
 use oauth2::{AccessToken, RefreshToken, RevocationUrl, StandardRevocableToken};
 use secrecy::{ExposeSecret, SecretString};
 
+use super::classify;
 use super::error::ProviderError;
 use super::exchange::{Capture, client};
 use super::http::{Call, Http, Operation};
-use super::response;
 use crate::domain::provider::Server;
-use crate::domain::token::{RawAnswer, TokenKind};
+use crate::domain::token::TokenKind;
 
 impl Http {
-    /// Revokes a token. A token that the provider does not know counts as revoked (RFC 7009
-    /// section 2.2).
+    /// Revokes a token. One that the provider does not know counts as revoked (RFC 7009 section 2.2), and so does
+    /// one that it cannot revoke: another attempt would not end it either.
     ///
     /// # Errors
     ///
@@ -48,45 +47,7 @@ impl Http {
             .as_str()
             .parse()
             .map_err(|_| ProviderError::NotSent("the endpoint is no URL".to_owned()))?;
-        let (status, content_type, body) =
-            self.send(Call(Operation::Revoke, &server.name), request).await?;
-        confirmed(status, &RawAnswer { content_type, body: Vec::from(body).into() })
-    }
-}
-
-fn confirmed(status: StatusCode, answer: &RawAnswer) -> Result<(), ProviderError> {
-    if status.is_success() {
-        return Ok(());
-    }
-    match response::error_in(answer) {
-        // Some providers say so instead of answering 200: the token is dead all the same.
-        Some(error) if matches!(error.code.as_str(), "invalid_token" | "invalid_grant") => Ok(()),
-        Some(error) => Err(ProviderError::Refused { status: status.as_u16(), error }),
-        None if status == StatusCode::UNAUTHORIZED => Err(ProviderError::Unauthorized),
-        None => Err(ProviderError::Odd(format!("status {}", status.as_u16()))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn outcome(status: u16, body: &str) -> Result<(), ProviderError> {
-        confirmed(
-            StatusCode::from_u16(status).expect("a status"),
-            &RawAnswer {
-                content_type: "application/json".to_owned(),
-                body: body.as_bytes().to_vec().into(),
-            },
-        )
-    }
-
-    #[test]
-    fn a_token_that_is_unknown_there_counts_as_revoked() {
-        assert_eq!(outcome(200, ""), Ok(()));
-        assert_eq!(outcome(400, r#"{"error":"invalid_token"}"#), Ok(()));
-        assert!(outcome(400, r#"{"error":"unsupported_token_type"}"#).is_err());
-        assert!(outcome(302, "").is_err());
-        assert!(outcome(401, "").is_err());
+        let call = Call(Operation::Revoke, &server.name);
+        self.send(call, request, None, |response| classify::revocation(&response)).await
     }
 }

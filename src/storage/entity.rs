@@ -7,3 +7,4 @@ pub(super) mod encryption_keys;
 pub(super) mod grants;
 pub(super) mod replicas;
 pub(super) mod revocations;
+pub(super) mod superseded_tokens;

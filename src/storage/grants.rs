@@ -6,6 +6,7 @@ mod list;
 mod read;
 mod refresh;
 mod revoke;
+mod superseded;
 mod work;
 
 use sea_orm::sea_query::{Expr, LockType, OnConflict, Query};
@@ -21,6 +22,7 @@ use crate::domain::ahead;
 use crate::domain::grant::{Grant, GrantKey};
 use crate::domain::id::Id;
 use crate::domain::identity::Identity;
+use crate::domain::scope::Scopes;
 use crate::domain::time::Timestamp;
 use crate::domain::token::{AccessToken, TokenSet};
 
@@ -29,6 +31,7 @@ pub use list::{ListFilter, ListPosition, SubjectFilter};
 pub(super) use read::Reads;
 pub use refresh::{CLOCK_TOLERANCE, LEASE, Lease, Takeover};
 pub use revoke::Revoked;
+pub(super) use superseded::SUPERSEDED_TOKENS;
 pub use work::{DueWork, OpenIntents};
 
 const GRANTS: &str = "grants";
@@ -67,12 +70,13 @@ impl Storage {
     }
 
     /// Stores the tokens of a finished authorization: a new grant, or a new generation of the one
-    /// that the key has. The tokens that a new generation supersedes are deleted, not revoked, for
+    /// that the key has. The tokens that a new generation supersedes are kept, to be revoked with the grant, for
     /// at most providers a revocation reaches the new ones too.
     pub(super) async fn install(
         &self,
         write: &Write,
         key: &GrantKey,
+        requested: &Scopes,
         tokens: &TokenSet,
         identity: &Identity,
     ) -> Result<Grant, StorageError> {
@@ -81,6 +85,9 @@ impl Storage {
         let existing = find.one(&**write).await?;
         let now = self.now_on(write).await?;
         let access = &tokens.access_token;
+        if let Some(existing) = &existing {
+            self.supersede(write, existing, key, tokens, now).await?;
+        }
         let id = match &existing {
             Some(model) => rows::id(&model.id)?,
             None => self.random.id(),
@@ -100,6 +107,7 @@ impl Storage {
             generation: Set(generation),
             token_version: Set(token_version),
             scopes: Set(access.scopes.to_string()),
+            requested_scopes: Set(Some(requested.to_string())),
             identity: Set(identity.name.clone()),
             sub: Set(identity.sub.clone()),
             provider_values: Set(convert::json(&tokens.provider_values)),
@@ -117,13 +125,14 @@ impl Storage {
             lease_replica: Set(None),
             intent_at: Set(None),
             failures: Set(0),
+            failing_since: Set(None),
             next_attempt_at: Set(None),
             last_error: Set(None),
             last_used_at: Set(existing.as_ref().and_then(|model| model.last_used_at)),
             next_refresh_at: Set(tokens
                 .refresh_token
                 .as_ref()
-                .map(|_| self.first_look(access).millis())),
+                .map(|_| self.first_look(tokens).millis())),
         };
         let model = match existing {
             Some(_) => row.update(&**write).await?,
@@ -134,8 +143,15 @@ impl Storage {
     }
 
     /// When the worker that refreshes ahead first looks at a grant with a new access token.
-    fn first_look(&self, token: &AccessToken) -> Timestamp {
-        ahead::first_look(token.issued_at, token.expires_at, self.random.share())
+    fn first_look(&self, tokens: &TokenSet) -> Timestamp {
+        let access = &tokens.access_token;
+        let refresh_expires_at = tokens.refresh_expires_at;
+        ahead::first_look(
+            access.issued_at,
+            access.expires_at,
+            refresh_expires_at,
+            self.random.share(),
+        )
     }
 
     async fn put_access_token(

@@ -7,7 +7,9 @@ use sea_orm::{
 };
 
 use super::connection::retry_conflicts;
-use super::entity::{access_tokens, authorizations, encryption_keys, grants, revocations};
+use super::entity::{
+    access_tokens, authorizations, encryption_keys, grants, revocations, superseded_tokens,
+};
 use super::grants::REAUTHORIZATION_REQUIRED;
 use super::{Storage, StorageError, rows};
 use crate::crypto::keyring::{Keyring, OpenError};
@@ -205,6 +207,17 @@ impl Storage {
             let deleted = revocations::Entity::delete_many()
                 .filter(revocations::Column::Id.is_in(batch.clone()))
                 .filter(sealed_under(revocations::Column::Token, id))
+                .exec(&self.db)
+                .await?;
+            forgotten.revocations += deleted.rows_affected;
+            after = batch.into_iter().next_back().unwrap_or_default();
+        }
+        let mut after = Vec::new();
+        while let Some(batch) = self.ids_after(superseded_tokens::Column::Id, after).await? {
+            let _turn = self.turn().await;
+            let deleted = superseded_tokens::Entity::delete_many()
+                .filter(superseded_tokens::Column::Id.is_in(batch.clone()))
+                .filter(sealed_under(superseded_tokens::Column::Token, id))
                 .exec(&self.db)
                 .await?;
             forgotten.revocations += deleted.rows_affected;

@@ -12,6 +12,7 @@ pub use self::dispose::Disposal;
 use self::dispose::arriving_grant_of_row;
 pub(super) use self::dispose::{FirstAttempt, NewRevocations, UnopenedToken};
 use super::entity::revocations;
+use super::grants::SUPERSEDED_TOKENS;
 use super::{Storage, StorageError, Write, rows};
 use crate::crypto::sealed::Place;
 use crate::domain::grant::GrantKey;
@@ -47,10 +48,11 @@ pub struct Revocation {
 }
 
 /// The places that unopened tokens come from, as [`Place`] names them.
-const ORIGINS: [(&str, &str); 3] = [
+const ORIGINS: [(&str, &str); 4] = [
     ("grants", "refresh_token"),
     ("grants", "fallback_refresh_token"),
     ("access_tokens", "access_token"),
+    (SUPERSEDED_TOKENS, "token"),
 ];
 
 impl Storage {

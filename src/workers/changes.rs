@@ -46,12 +46,13 @@ enum Ended {
 
 /// Listens until the connection is lost. `is_logged` is set once a failure to connect has been logged.
 async fn listen(broker: &Broker, is_logged: &mut bool) -> Ended {
+    let answered = broker.storage_answers();
     let mut changes: Changes = match broker.storage().listen().await {
         Ok(Some(changes)) => changes,
         Ok(None) => return Ended::ThereIsNothing,
         Err(error) => {
             // Where the database itself is away, its watch has logged it.
-            if broker.storage_answers() && !std::mem::replace(is_logged, true) {
+            if answered && broker.storage_answers() && !std::mem::replace(is_logged, true) {
                 tracing::warn!(
                     error = error.reason(),
                     "cannot listen for changes (database.listen_url, or else database.url); revocations of \

@@ -5,9 +5,12 @@
 mod ahead;
 mod answers;
 mod callers;
+mod dead;
 mod faults;
 mod held;
 mod lost;
+mod odd_http;
+mod oddities;
 mod outage;
 mod partial;
 mod raw;
@@ -45,9 +48,12 @@ pub fn trials() -> Vec<Trial> {
         answers::trials(),
         partial::trials(),
         lost::trials(),
+        odd_http::trials(),
+        oddities::trials(),
         outage::trials(),
         transport::trials(),
         callers::trials(),
+        dead::trials(),
         replaced::trials(),
         revoke::trials(),
     ]

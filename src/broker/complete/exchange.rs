@@ -14,8 +14,8 @@ use crate::domain::id::Id;
 use crate::domain::provider::{Provider, Server};
 use crate::domain::time::Timestamp;
 use crate::domain::token::RawAnswer;
-use crate::provider::response::{self, Context};
-use crate::provider::{INVALID_CLIENT, INVALID_RESPONSE, OAuthError, ProviderError};
+use crate::provider::response::{Context, Request};
+use crate::provider::{INVALID_RESPONSE, OAuthError, ProviderError, TokenAnswer};
 use crate::storage::{Answered, Begun, Seen};
 
 /// How long a revocation under way is waited for: as long as one call may take.
@@ -51,7 +51,11 @@ impl Broker {
         self.let_revocations_end(&seen.authorization.key).await;
         let redirect_uri = self.redirect_uri(server);
         let http = self.providers.http();
-        let answer = http.exchange_code(server, code, start.verifier(), &redirect_uri).await;
+        let scopes = &seen.authorization.scopes;
+        let request = Request::CodeExchange;
+        let context = Context { request, scopes, lifetime: None, issued_at: exchanged_at };
+        let answer =
+            http.exchange_code(server, code, start.verifier(), &redirect_uri, context).await;
         match answer {
             Ok(answer) => self.store_answer(seen, server, start, answer, exchanged_at).await,
             Err(error) => self.end_failed(&seen, server, &error, None).await,
@@ -76,13 +80,13 @@ impl Broker {
         seen: Seen,
         server: &Server,
         start: &Start<'_>,
-        answer: RawAnswer,
+        answer: TokenAnswer,
         exchanged_at: Timestamp,
     ) -> Result<Landing, Problem> {
         let authorization = &seen.authorization;
-        let context = Context { scopes: &authorization.scopes, issued_at: exchanged_at };
-        let tokens = match response::read(&answer, context) {
-            Ok(tokens) => tokens,
+        let TokenAnswer { raw: answer, tokens } = answer;
+        let tokens = match tokens {
+            Ok(tokens) => tokens.ending_when_idle(server.refresh_idle),
             Err(unusable) => {
                 tracing::warn!(reason = unusable.reason, "the token answer cannot be used");
                 let error = unusable.error.unwrap_or_else(|| OAuthError::new(INVALID_RESPONSE));
@@ -125,6 +129,9 @@ impl Broker {
             tracing::error!(%error, "the database refuses the token answer; the authorization fails");
             let error = OAuthError::new(INVALID_RESPONSE);
             return self.give_up(&seen, server, &answer, exchanged_at, error).await;
+        }
+        if let Some(breaker) = self.breakers.get(&server.name) {
+            breaker.note_success(authorization.id, exchanged_at);
         }
         self.cache.forget(authorization.key.hash());
         let unconfirmed = self.confirmation_of(&authorization.bot) == Confirmation::None;
@@ -196,16 +203,10 @@ impl Broker {
     ) -> Result<Landing, Problem> {
         let id = seen.authorization.id;
         tracing::warn!(authorization.id = %id, provider = %provider.name, %error, "code exchange failed");
-        let code = match error {
-            ProviderError::Refused { error, .. } => error.code.clone(),
-            ProviderError::Unauthorized => INVALID_CLIENT.to_owned(),
-            ProviderError::Odd(_) | ProviderError::TooLarge(_) => INVALID_RESPONSE.to_owned(),
-            _ => "temporarily_unavailable".to_owned(),
-        };
+        let code = error.code().map_or("temporarily_unavailable".to_owned(), |error| error.code);
         let sentence = format!("{} did not give a token.", provider.display_name);
         let failure = Failure::new(&code, &sentence);
-        let refused_code =
-            matches!(error, ProviderError::Refused { error, .. } if error.is_invalid_grant());
+        let refused_code = matches!(error, ProviderError::DeadGrant { .. });
         let stored = if refused_code {
             self.until_stored("a refused code", || self.storage.refuse_code(id, &failure)).await
         } else {

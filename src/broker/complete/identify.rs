@@ -80,7 +80,7 @@ impl Broker {
             && let Some(endpoint) = userinfo
         {
             let token = &exchanged.tokens.access_token.value;
-            let asked = self.providers.http().userinfo(&server.name, endpoint, token);
+            let asked = self.providers.userinfo(server, endpoint, token);
             name = match tokio::time::timeout(USERINFO_LIMIT, asked).await {
                 // An answer about somebody else is not to be used (section 5.3.2).
                 Ok(Ok(Some(fields))) if sub.is_none() || sub.as_deref() == sub_in(&fields) => {

@@ -1,5 +1,8 @@
-//! What keeps a provider that is down, or that refuses the broker itself, from being called for every
-//! grant: on this replica, and without touching any grant. It goes by the database's clock.
+//! The circuit breaker of a provider: stops refreshes while the provider is down, asks for a pause or refuses the
+//! broker itself. It belongs to one replica, changes no grant, and goes by the database's clock.
+//!
+//! It counts distinct grants, and never one that fails while others are well: a dead grant whose bot polls must not
+//! stop the others.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,13 +13,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::super::boot_instant::BootInstant;
 use crate::domain::id::Id;
 use crate::domain::time::Timestamp;
-use crate::provider::ProviderError;
+use crate::provider::{Concerns, ProviderError};
 
-/// How many failures in a row, of whichever grants, say that the provider is down.
-const FAILURES: u32 = 3;
-
-/// How many grants that are refused alike, or told to wait, say that it is not about one user.
+/// How many grants must fail, without a success between them, until the provider counts as down or busy.
 const GRANTS: usize = 3;
+
+/// How many grants are remembered that fail while others are well.
+const MOST_FAILING: usize = 10_000;
 
 /// How often a provider that is down is asked whether it is back.
 const PROBE: Duration = Duration::from_secs(10);
@@ -45,16 +48,28 @@ pub(in super::super) struct Breaker {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Why nothing is sent, and until when.
-    open: Option<(ProviderError, Timestamp)>,
-    /// When that was found out last, and for how long nothing is sent.
-    opened: Option<(BootInstant, Duration)>,
-    failures: u32,
-    /// Who was refused with a configuration error, and with which.
-    refused: HashSet<Id>,
-    refusal: Option<String>,
-    /// Who was told to wait.
+    /// The failure for which nothing is sent.
+    open: Option<Open>,
+    /// Grants that failed since the last success, for which the provider may be at fault.
+    failed: HashSet<Id>,
+    /// Grants that were told to pause since then.
     busy: HashSet<Id>,
+    /// Grants that failed while others succeeded. Their failures say nothing of the provider.
+    failing: HashSet<Id>,
+    /// The last success of a grant, by which others' failures are known to be theirs alone.
+    success: Option<(Id, Timestamp)>,
+}
+
+#[derive(Debug)]
+struct Open {
+    error: ProviderError,
+    /// When the next call may find out whether the provider is back.
+    until: Timestamp,
+    /// Whether a grant was stopped that is not known to fail. It goes first.
+    others_wait: bool,
+    /// When this was found out last, and for how long nothing is sent.
+    at: BootInstant,
+    wait: Duration,
 }
 
 /// Why nothing is sent now.
@@ -89,16 +104,20 @@ impl Default for Breaker {
 
 impl Breaker {
     /// Waits for a place, and lets the call through unless it would fail for certain. One call in
-    /// ten seconds finds out whether it still would.
+    /// ten seconds finds out whether it still would; one for a grant that is not known to fail, if there is one.
     ///
     /// # Errors
     ///
     /// [`Stopped`].
-    pub(super) async fn admit(&self, now: impl Fn() -> Timestamp) -> Result<Permit<'_>, Stopped> {
-        // Who would be stopped need not wait.
-        self.check(now())?;
+    pub(super) async fn admit(
+        &self,
+        grant: Id,
+        now: impl Fn() -> Timestamp,
+    ) -> Result<Permit<'_>, Stopped> {
+        // A caller that would be stopped need not wait.
+        self.check(grant, now())?;
         let place = Arc::clone(&self.places).acquire_owned().await.expect("it is never closed");
-        let probe = self.take_probe(now())?;
+        let probe = self.take_probe(grant, now())?;
         Ok(Permit { breaker: self, probe, noted: false, _place: place })
     }
 
@@ -122,65 +141,67 @@ impl Breaker {
         Arc::clone(&self.background).acquire_owned().await.expect("it is never closed")
     }
 
-    fn check(&self, now: Timestamp) -> Result<(), Stopped> {
-        stopped(&self.lock(), now).map_or(Ok(()), Err)
+    fn check(&self, grant: Id, now: Timestamp) -> Result<(), Stopped> {
+        self.lock().stopped(grant, now).map_or(Ok(()), Err)
     }
 
-    fn take_probe(&self, now: Timestamp) -> Result<Option<Timestamp>, Stopped> {
+    fn take_probe(&self, grant: Id, now: Timestamp) -> Result<Option<Timestamp>, Stopped> {
         let mut state = self.lock();
-        if let Some(stopped) = stopped(&state, now) {
+        if let Some(stopped) = state.stopped(grant, now) {
             return Err(stopped);
         }
-        Ok(state.open.as_mut().map(|(_, until)| std::mem::replace(until, now + PROBE)))
+        Ok(state.open.as_mut().map(|open| std::mem::replace(&mut open.until, now + PROBE)))
     }
 
-    /// Why calls are stopped, save those that find out whether they still need be. Where nobody has asked
-    /// for a while, it is not known any more.
+    /// The label of the reason for which calls are stopped, save those that find out whether they still need be.
+    /// `None` also if no caller has asked for a while.
     pub(in super::super) fn reason(&self) -> Option<&'static str> {
         let state = self.lock();
-        let (error, _) = state.open.as_ref()?;
-        state.opened.filter(|(at, wait)| at.elapsed() < *wait + FORGOTTEN)?;
-        Some(match kind(error) {
-            Kind::Down | Kind::OfTheGrant => "down",
-            Kind::Busy(_) => "busy",
-            Kind::RefusesTheBroker | Kind::MayRefuseTheBroker(_) => "refuses",
+        let open = state.open.as_ref()?;
+        if open.at.elapsed() >= open.wait + FORGOTTEN {
+            return None;
+        }
+        Some(match open.error.concerns(PROBE) {
+            Concerns::Provider | Concerns::Grant => "down",
+            Concerns::Pause(_) => "busy",
+            Concerns::Client => "refuses",
         })
     }
 
     /// For how long nothing is sent.
     pub(in super::super) fn stopped_for(&self, now: Timestamp) -> Option<Duration> {
-        stopped(&self.lock(), now).map(|stopped| stopped.retry_after)
+        let state = self.lock();
+        let wait = state.open.as_ref()?.until.since(now);
+        (!wait.is_zero()).then_some(wait)
+    }
+
+    /// Returns `true` if another grant has succeeded since a time.
+    pub(super) fn others_are_well(&self, grant: Id, since: Timestamp) -> bool {
+        self.lock().success.is_some_and(|(other, at)| other != grant && at > since)
+    }
+
+    /// Records that a call about another matter succeeded, such as the exchange of a code.
+    pub(in super::super) fn note_success(&self, grant: Id, now: Timestamp) {
+        self.note(grant, None, now);
     }
 
     fn note(&self, grant: Id, error: Option<&ProviderError>, now: Timestamp) {
         let mut state = self.lock();
-        match error.map(kind) {
-            // It works, whatever it thinks of this grant.
-            None | Some(Kind::OfTheGrant) => *state = State::default(),
-            Some(Kind::Down) => {
-                state.failures += 1;
-                if state.failures >= FAILURES || state.open.is_some() {
-                    open(&mut state, error, now, PROBE);
+        let Some(error) = error else { return state.succeeded(grant, now) };
+        match error.concerns(PROBE) {
+            Concerns::Grant => state.answered(grant),
+            Concerns::Client => state.stop(error, now, PROBE),
+            Concerns::Provider => {
+                state.failed.insert(grant);
+                if state.counted(&state.failed) >= GRANTS || state.open.is_some() {
+                    state.stop(error, now, PROBE);
                 }
             }
-            Some(Kind::Busy(wait)) => {
-                state.failures = 0;
+            Concerns::Pause(wait) => {
+                state.failed.clear();
                 state.busy.insert(grant);
-                if state.busy.len() >= GRANTS || state.open.is_some() {
-                    open(&mut state, error, now, wait);
-                }
-            }
-            Some(Kind::RefusesTheBroker) => open(&mut state, error, now, PROBE),
-            Some(Kind::MayRefuseTheBroker(code)) => {
-                // The provider answers, after all.
-                state.failures = 0;
-                if state.refusal.as_ref() != Some(&code) {
-                    state.refused.clear();
-                    state.refusal = Some(code);
-                }
-                state.refused.insert(grant);
-                if state.refused.len() >= GRANTS {
-                    open(&mut state, error, now, PROBE);
+                if state.counted(&state.busy) >= GRANTS || state.open.is_some() {
+                    state.stop(error, now, wait);
                 }
             }
         }
@@ -191,49 +212,53 @@ impl Breaker {
     }
 }
 
-fn stopped(state: &State, now: Timestamp) -> Option<Stopped> {
-    let (error, until) = state.open.as_ref()?;
-    let retry_after = until.since(now);
-    (!retry_after.is_zero()).then(|| Stopped { error: error.clone(), retry_after })
-}
-
-fn open(state: &mut State, error: Option<&ProviderError>, now: Timestamp, wait: Duration) {
-    let Some(error) = error else { return };
-    if state.open.is_none() {
-        tracing::warn!(%error, "calls to the provider are stopped");
+impl State {
+    fn stopped(&mut self, grant: Id, now: Timestamp) -> Option<Stopped> {
+        let is_failing = self.failing.contains(&grant) || self.failed.contains(&grant);
+        let open = self.open.as_mut()?;
+        let mut retry_after = open.until.since(now);
+        if !is_failing {
+            open.others_wait |= !retry_after.is_zero();
+        } else if open.others_wait && retry_after.is_zero() {
+            // A grant that failed last time is no good probe. It gets its turn if no other comes.
+            retry_after = (open.until + PROBE).since(now);
+        }
+        let error = &open.error;
+        (!retry_after.is_zero()).then(|| Stopped { error: error.clone(), retry_after })
     }
-    // A longer wait that the provider asked for stays.
-    let until = now + wait;
-    state.opened = Some((BootInstant::now(), wait));
-    let until = state.open.as_ref().map_or(until, |(_, before)| until.max(*before));
-    state.open = Some((error.clone(), until));
-}
 
-/// What a failure says about the provider.
-enum Kind {
-    OfTheGrant,
-    Down,
-    Busy(Duration),
-    RefusesTheBroker,
-    /// With the error code.
-    MayRefuseTheBroker(String),
-}
+    /// The provider has answered, whatever it thinks of this grant.
+    fn answered(&mut self, grant: Id) {
+        let others = std::mem::take(&mut self.failed).into_iter().filter(|other| *other != grant);
+        if self.failing.len() < MOST_FAILING {
+            self.failing.extend(others);
+            self.failing.insert(grant);
+        }
+        self.busy.clear();
+        self.open = None;
+    }
 
-fn kind(error: &ProviderError) -> Kind {
-    match error {
-        ProviderError::NotSent(_) | ProviderError::NoAnswer(_) => Kind::Down,
-        ProviderError::Broken { retry_after: None, .. } => Kind::Down,
-        ProviderError::Broken { retry_after: Some(wait), .. } => Kind::Busy((*wait).max(PROBE)),
-        ProviderError::RateLimited { retry_after } => Kind::Busy(retry_after.unwrap_or(PROBE)),
-        // Of the broker's own credentials there is one set; everybody would be refused.
-        error if error.refuses_the_broker() => Kind::RefusesTheBroker,
-        ProviderError::Refused { error, .. } if error.is_misconfiguration() => {
-            Kind::MayRefuseTheBroker(error.code.clone())
+    fn succeeded(&mut self, grant: Id, now: Timestamp) {
+        self.answered(grant);
+        self.failing.remove(&grant);
+        self.success = Some((grant, now));
+    }
+
+    /// How many of these grants count.
+    fn counted(&self, grants: &HashSet<Id>) -> usize {
+        grants.difference(&self.failing).count()
+    }
+
+    fn stop(&mut self, error: &ProviderError, now: Timestamp, wait: Duration) {
+        if self.open.is_none() {
+            tracing::warn!(%error, "calls to the provider are stopped");
         }
-        ProviderError::Unauthorized => Kind::MayRefuseTheBroker("401".to_owned()),
-        ProviderError::Refused { .. } | ProviderError::Odd(_) | ProviderError::TooLarge(_) => {
-            Kind::OfTheGrant
-        }
+        // A longer pause that the provider asked for stays.
+        let before = self.open.as_ref();
+        let until = before.map_or(now + wait, |open| open.until.max(now + wait));
+        let others_wait = before.is_some_and(|open| open.others_wait);
+        let (error, at) = (error.clone(), BootInstant::now());
+        self.open = Some(Open { error, until, others_wait, at, wait });
     }
 }
 
@@ -254,9 +279,9 @@ impl Permit<'_> {
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
         if let (Some(before), false) = (self.probe, self.noted)
-            && let Some((_, until)) = &mut self.breaker.lock().open
+            && let Some(open) = &mut self.breaker.lock().open
         {
-            *until = before;
+            open.until = before;
         }
     }
 }
@@ -266,91 +291,146 @@ mod tests {
     use super::*;
     use crate::provider::OAuthError;
 
-    const DOWN: ProviderError = ProviderError::Broken { status: 503, retry_after: None };
+    const DOWN: ProviderError =
+        ProviderError::Broken { status: 503, retry_after: None, error: None };
 
     const START: Timestamp = Timestamp::from_millis(1_000_000);
+
+    const HEALTHY: u8 = 100;
 
     fn grant(number: u8) -> Id {
         Id::from_bytes([number; 16])
     }
 
-    fn refused(code: &str) -> ProviderError {
-        ProviderError::Refused { status: 401, error: OAuthError::new(code) }
+    fn refused_client() -> ProviderError {
+        ProviderError::RefusesBroker { status: 401, error: OAuthError::new("invalid_client") }
+    }
+
+    fn fails(breaker: &Breaker, number: u8, error: &ProviderError, now: Timestamp) {
+        breaker.note(grant(number), Some(error), now);
     }
 
     #[test]
     fn a_provider_that_is_down_is_asked_every_ten_seconds() {
         let (breaker, now) = (Breaker::default(), START);
-        for number in 0..FAILURES {
-            assert!(breaker.check(now).is_ok());
-            breaker.note(grant(u8::try_from(number).expect("small")), Some(&DOWN), now);
+        for number in [1, 2, 3] {
+            assert!(breaker.check(grant(HEALTHY), now).is_ok());
+            fails(&breaker, number, &DOWN, now);
         }
-        assert_eq!(breaker.check(now).expect_err("open").retry_after, PROBE);
+        let stopped = breaker.check(grant(HEALTHY), now).expect_err("open");
+        assert_eq!(stopped.retry_after, PROBE);
         let later = now + PROBE;
-        assert!(breaker.take_probe(later).expect("the probe").is_some());
-        assert!(breaker.take_probe(later).is_err(), "one at a time");
-        breaker.note(grant(1), Some(&DOWN), later);
-        assert!(breaker.check(later + PROBE - Duration::from_millis(1)).is_err());
-        assert!(breaker.take_probe(later + PROBE).expect("the next one").is_some());
-        breaker.note(grant(1), None, later + PROBE);
-        assert!(breaker.check(later + PROBE).is_ok());
+        assert!(breaker.take_probe(grant(HEALTHY), later).expect("the probe").is_some());
+        assert!(breaker.take_probe(grant(HEALTHY), later).is_err(), "one at a time");
+        fails(&breaker, HEALTHY, &DOWN, later);
+        let soon = later + PROBE - Duration::from_millis(1);
+        assert!(breaker.check(grant(HEALTHY), soon).is_err());
+        assert!(breaker.take_probe(grant(4), later + PROBE).expect("the next one").is_some());
+        breaker.note(grant(4), None, later + PROBE);
+        assert!(breaker.check(grant(HEALTHY), later + PROBE).is_ok());
     }
 
     #[test]
-    fn failures_that_are_not_in_a_row_are_no_outage() {
+    fn one_grant_never_stops_the_others() {
         let (breaker, now) = (Breaker::default(), START);
-        for _ in 0..10 {
-            breaker.note(grant(1), Some(&DOWN), now);
-            breaker.note(grant(2), Some(&DOWN), now);
-            breaker.note(grant(3), Some(&refused("invalid_grant")), now);
-            assert!(breaker.check(now).is_ok());
+        let no_answer = ProviderError::NoAnswer("timed out".to_owned());
+        let busy = ProviderError::RateLimited { retry_after: None };
+        for error in [&DOWN, &no_answer, &busy] {
+            for _ in 0..10 {
+                fails(&breaker, 1, error, now);
+                fails(&breaker, 2, error, now);
+                assert!(breaker.check(grant(HEALTHY), now).is_ok(), "{error}");
+            }
         }
     }
 
     #[test]
-    fn one_users_refusal_stops_nobody_else() {
+    fn refusals_of_grants_never_stop_the_others() {
         let (breaker, now) = (Breaker::default(), START);
-        let error = refused("unauthorized_client");
-        for _ in 0..10 {
-            breaker.note(grant(1), Some(&error), now);
-            breaker.note(grant(2), Some(&error), now);
-            assert!(breaker.check(now).is_ok());
+        let error = OAuthError::new("x");
+        for refusal in [
+            ProviderError::Unauthorized,
+            ProviderError::Odd("status 403".to_owned()),
+            ProviderError::Refused { status: 400, error: error.clone() },
+            ProviderError::DeadGrant { status: 400, error: error.clone() },
+            ProviderError::Broken { status: 500, retry_after: None, error: Some(error) },
+        ] {
+            for number in 0..10 {
+                fails(&breaker, number, &refusal, now);
+                assert!(breaker.check(grant(HEALTHY), now).is_ok(), "{refusal}");
+            }
         }
-        breaker.note(grant(3), Some(&error), now);
-        assert_eq!(breaker.check(now).expect_err("open").error, error);
+    }
+
+    #[test]
+    fn grants_that_fail_while_others_are_well_do_not_count() {
+        let (breaker, now) = (Breaker::default(), START);
+        for round in 0..10 {
+            for number in [1, 2] {
+                fails(&breaker, number, &DOWN, now);
+            }
+            breaker.note(grant(HEALTHY), None, now);
+            // Known by now, so that they and a third one are too few.
+            if round > 0 {
+                fails(&breaker, 1, &DOWN, now);
+                fails(&breaker, 2, &DOWN, now);
+                fails(&breaker, 3, &DOWN, now);
+                assert!(breaker.check(grant(HEALTHY), now).is_ok(), "{round}");
+            }
+        }
+        assert!(breaker.others_are_well(grant(1), now + Duration::ZERO - Duration::from_secs(1)));
+        assert!(!breaker.others_are_well(grant(HEALTHY), START));
+    }
+
+    #[test]
+    fn a_grant_that_failed_is_no_probe_while_another_waits() {
+        let (breaker, now) = (Breaker::default(), START);
+        for number in [1, 2, 3] {
+            fails(&breaker, number, &DOWN, now);
+        }
+        assert!(breaker.check(grant(HEALTHY), now).is_err());
+        let later = now + PROBE;
+        assert!(breaker.take_probe(grant(1), later).is_err(), "another one waits");
+        assert!(breaker.take_probe(grant(HEALTHY), later).expect("the probe").is_some());
+        fails(&breaker, HEALTHY, &DOWN, later);
+        // The other one does not come back.
+        let last = later + PROBE + PROBE;
+        assert!(breaker.take_probe(grant(1), last).expect("the probe").is_some());
     }
 
     #[test]
     fn the_brokers_own_credentials_are_everybodys() {
         let (breaker, now) = (Breaker::default(), START);
-        breaker.note(grant(1), Some(&refused("invalid_client")), now);
-        assert!(breaker.check(now).is_err());
+        fails(&breaker, 1, &refused_client(), now);
+        assert!(breaker.check(grant(HEALTHY), now).is_err());
     }
 
     #[test]
-    fn what_the_provider_asks_for_is_honoured() {
+    fn a_pause_that_the_provider_asks_for_is_honoured() {
         let (breaker, now) = (Breaker::default(), START);
         let wait = Duration::from_secs(42);
         let busy = ProviderError::RateLimited { retry_after: Some(wait) };
         // It may be about one user, who is made to wait elsewhere.
         for number in [1, 2, 1, 2] {
-            breaker.note(grant(number), Some(&busy), now);
-            assert!(breaker.check(now).is_ok());
+            fails(&breaker, number, &busy, now);
+            assert!(breaker.check(grant(HEALTHY), now).is_ok());
         }
-        breaker.note(grant(3), Some(&busy), now);
+        fails(&breaker, 3, &busy, now);
         // One that was under way already does not shorten it.
-        breaker.note(grant(2), Some(&ProviderError::RateLimited { retry_after: None }), now);
-        assert_eq!(breaker.check(now).expect_err("open").retry_after, wait);
-        assert!(breaker.check(now + wait).is_ok());
+        fails(&breaker, 2, &ProviderError::RateLimited { retry_after: None }, now);
+        let stopped = breaker.check(grant(HEALTHY), now).expect_err("open");
+        assert_eq!(stopped.retry_after, wait);
+        assert!(breaker.check(grant(HEALTHY), now + wait).is_ok());
     }
 
     #[tokio::test]
     async fn a_probe_that_is_not_made_is_left_to_the_next() {
         let breaker = Breaker::default();
-        breaker.note(grant(1), Some(&refused("invalid_client")), START);
-        drop(breaker.admit(|| START + PROBE).await.expect("the probe"));
-        let mut again = breaker.admit(|| START + PROBE).await.expect("the probe again");
-        again.note(grant(1), None, START + PROBE);
-        assert!(breaker.check(START + PROBE).is_ok());
+        fails(&breaker, 1, &refused_client(), START);
+        let at = START + PROBE;
+        drop(breaker.admit(grant(2), || at).await.expect("the probe"));
+        let mut again = breaker.admit(grant(2), || at).await.expect("the probe again");
+        again.note(grant(2), None, at);
+        assert!(breaker.check(grant(3), at).is_ok());
     }
 }

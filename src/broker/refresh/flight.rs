@@ -1,4 +1,4 @@
-//! One flight a grant: claim the lease, send, settle.
+//! One flight a grant, which callers join: claim the lease, then send.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -10,18 +10,15 @@ use tracing::Instrument;
 
 use super::super::boot_instant::BootInstant;
 use super::super::caller;
-use super::super::lend::reauthorization;
-use super::breaker::{Permit, Stopped};
-use super::settle::Attempt;
-use super::{Broker, BrokerError, last_failure, refusal};
-use crate::domain::grant::{Grant, GrantState};
+use super::breaker::Stopped;
+use super::{Broker, BrokerError, done_elsewhere, refusal};
+use crate::domain::grant::Grant;
 use crate::domain::id::Id;
 use crate::domain::name::Name;
-use crate::domain::provider::{Provider, Server};
+use crate::domain::provider::Provider;
 use crate::domain::time::Timestamp;
 use crate::provider::ProviderError;
-use crate::provider::http::{InTime, TIMEOUT};
-use crate::storage::{Held, LEASE, Lease};
+use crate::storage::{Held, Lease};
 use crate::telemetry;
 
 /// How long callers wait for a flight, and a flight for another replica's lease, before the callers
@@ -33,14 +30,6 @@ const LEARNING: Duration = Duration::from_secs(4);
 
 /// How often the row of a grant is read whose lease is another's; jitter of as much again is added.
 const POLL: Duration = Duration::from_millis(50);
-
-/// A request may start no later than this after the time from which its lease counts: its answer
-/// must be there before the lease has ended.
-pub(super) const LATEST_START: Duration =
-    Duration::from_secs(LEASE.as_secs() - TIMEOUT.as_secs() - 1);
-
-/// How long a connection may take, which is a part of the time for an answer.
-const CONNECTING: Duration = Duration::from_secs(4);
 
 type Outcome = Result<Held, BrokerError>;
 type Landing = watch::Receiver<Option<Outcome>>;
@@ -114,7 +103,7 @@ impl Flights {
         }
     }
 
-    fn close_boarding(&self, id: Id) {
+    pub(super) fn close_boarding(&self, id: Id) {
         if let Some(flight) = self.lock().get_mut(&id) {
             flight.boarding = false;
         }
@@ -183,10 +172,11 @@ impl Broker {
         let began = BootInstant::now();
         let ends = tokio::time::Instant::now() + PATIENCE;
         loop {
-            let mut permit = breaker.admit(|| now + began.elapsed()).await.map_err(|stopped| {
-                self.metrics.refresh(name, "stopped");
-                told(name, &stopped)
-            })?;
+            let mut permit =
+                breaker.admit(grant.id, || now + began.elapsed()).await.map_err(|stopped| {
+                    self.metrics.refresh(name, "stopped");
+                    told(name, &stopped)
+                })?;
             // What has not begun must not begin any more: nobody would wait for its answer.
             if self.draining.is_cancelled() {
                 return Err(BrokerError::Overloaded);
@@ -233,86 +223,6 @@ impl Broker {
         }
         refusal(&held)?;
         Ok(Claim::Anothers)
-    }
-
-    /// Sends the refresh token, and settles what comes back. `began` is from before the lease was
-    /// claimed.
-    async fn send(
-        &self,
-        grant: Grant,
-        server: &Server,
-        mut lease: Lease,
-        began: BootInstant,
-        permit: &mut Permit<'_>,
-    ) -> Outcome {
-        let stays = lease.intent_was_open;
-        let Some(refresh_token) = lease.refresh_token.clone() else {
-            self.storage.release(&grant, lease.owner, stays, None, "no refresh token").await?;
-            return Err(reauthorization(&grant.key));
-        };
-        // The process was stopped, or storage was slow: an answer might come after the lease.
-        if began.elapsed() > LATEST_START {
-            self.storage.release(&grant, lease.owner, stays, None, "too late to send").await?;
-            return Err(BrokerError::Overloaded);
-        }
-        let sent = BootInstant::now();
-        let http = self.providers.http();
-        let mut answer = http.refresh(server, &refresh_token, in_time(began)).await;
-        if let Err(error) = &answer
-            && deserves_another(error)
-            && !permit.is_probe()
-        {
-            // Whatever became of the first attempt, within the provider's grace the same refresh
-            // token still works; without any, there is nothing left to be lost.
-            tracing::warn!(%error, "refresh failed; trying once more");
-            lease.intent_was_open |= error.is_ambiguous();
-            let began = BootInstant::now();
-            if self.storage.renew_lease(&grant, lease.owner).await.unwrap_or(false)
-                && began.elapsed() <= LATEST_START
-            {
-                answer = http.refresh(server, &refresh_token, in_time(began)).await;
-            }
-        }
-        permit.note(grant.id, answer.as_ref().err(), lease.claimed_at + sent.elapsed());
-        self.flights.close_boarding(grant.id);
-        let attempt = Attempt { grant: &grant, server, lease: &lease, sent };
-        self.settle(&attempt, answer).await
-    }
-}
-
-/// What somebody else's refresh has made of a grant, where one has ended since it was read. An edition
-/// without a new access token is no success: whoever came for one has none.
-pub(super) fn done_elsewhere(before: &Grant, now: &Held) -> Option<Result<(), BrokerError>> {
-    let after = &now.grant;
-    if after.id == before.id && after.version == before.version {
-        return None;
-    }
-    let authorized_anew =
-        after.id != before.id || after.version.generation != before.version.generation;
-    if after.state == GrantState::ReauthorizationRequired {
-        return Some(Err(reauthorization(&after.key)));
-    }
-    // A new access token ends what failures there were.
-    let renewed = after.last_error.is_none() || after.issued_at != before.issued_at;
-    if authorized_anew || renewed {
-        return Some(Ok(()));
-    }
-    Some(Err(last_failure(after, super::super::error::RETRY)))
-}
-
-/// Whether a lease that counts from `began` leaves the time for an answer: seen when the connection
-/// stands.
-pub(super) fn in_time(began: BootInstant) -> InTime {
-    Arc::new(move || began.elapsed() <= LATEST_START + CONNECTING)
-}
-
-/// Whether the same request is to be sent again at once: no connection, or no telling whether the
-/// provider has acted. One that asks for patience gets it.
-fn deserves_another(error: &ProviderError) -> bool {
-    match error {
-        ProviderError::NotSent(_) | ProviderError::NoAnswer(_) => true,
-        ProviderError::Broken { retry_after, .. } => retry_after.is_none(),
-        _ => false,
     }
 }
 

@@ -6,14 +6,15 @@ use secrecy::SecretString;
 
 use super::super::boot_instant::BootInstant;
 use super::super::lend::reauthorization;
-use super::flight::{LATEST_START, done_elsewhere, in_time};
 use super::{Broker, BrokerError};
 use crate::domain::grant::{Grant, GrantState};
 use crate::domain::provider::Server;
 use crate::domain::token::{RawAnswer, TokenSet};
-use crate::provider::response::{self, Context, Unusable};
-use crate::provider::{INVALID_RESPONSE, Mismatch, OAuthError, ProviderError, id_token};
-use crate::storage::{Committed, Held, Lease};
+use crate::provider::response::Unusable;
+use crate::provider::{
+    INVALID_RESPONSE, Mismatch, OAuthError, ProviderError, TokenAnswer, id_token,
+};
+use crate::storage::{Committed, Held, Lease, StorageError};
 
 /// The longest that failures put a refresh off.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5 * 60);
@@ -23,6 +24,18 @@ const SHORTEST_BACKOFF: Duration = Duration::from_secs(1);
 
 /// What metrics call a refresh that found the grant dead.
 const REAUTHORIZATION: &str = "reauthorization_required";
+
+/// Why a grant is dead whose refresh token may have been replaced by an answer that was lost.
+const ROTATION_LOST: &str = "rotation_lost";
+
+/// How many refusals must have come before the one that ends a grant.
+const REFUSALS: u32 = 3;
+
+/// How long a grant must have been refused.
+const REFUSED_FOR: Duration = Duration::from_secs(60);
+
+/// The same for refusals without an error code.
+const REFUSED_WITHOUT_A_CODE_FOR: Duration = Duration::from_secs(60 * 60);
 
 /// What is written down where an ID token was another user's.
 const ANOTHER_USER: &str = "another_user";
@@ -38,6 +51,8 @@ pub(super) struct Attempt<'a> {
     pub(super) lease: &'a Lease,
     /// When it was sent first.
     pub(super) sent: BootInstant,
+    /// The fallback, if that was sent last.
+    pub(super) fallback: Option<&'a SecretString>,
 }
 
 impl Attempt<'_> {
@@ -53,65 +68,44 @@ impl Attempt<'_> {
 }
 
 impl Broker {
+    /// Stores the result of a refresh, and returns the grant as it is then.
     pub(super) async fn settle(
         &self,
         attempt: &Attempt<'_>,
-        answer: Result<RawAnswer, ProviderError>,
+        answer: Result<TokenAnswer, ProviderError>,
     ) -> Result<Held, BrokerError> {
-        match self.read_answer(attempt, answer).await? {
-            Read::Tokens(tokens, answer) => {
-                self.commit(attempt.grant, attempt.server, &tokens, &answer).await
+        let Attempt { grant, server, fallback, .. } = *attempt;
+        let (raw, mut tokens) = match answer {
+            Ok(TokenAnswer { raw, tokens: Ok(tokens) }) => (raw, tokens),
+            Ok(TokenAnswer { raw, tokens: Err(unusable) }) => {
+                return self.keep_unusable(attempt, &raw, unusable).await;
             }
-            Read::DeadRefreshToken => self.refused(attempt).await,
-            Read::AnotherUser(answer) => {
-                self.commit_flagged(attempt.grant, &answer, None, ANOTHER_USER).await
-            }
-        }
-    }
-
-    /// Sorts an answer. Everything that ends the refresh here is an error, with the lease given
-    /// back.
-    async fn read_answer(
-        &self,
-        attempt: &Attempt<'_>,
-        answer: Result<RawAnswer, ProviderError>,
-    ) -> Result<Read, BrokerError> {
-        let Attempt { grant, server, lease, .. } = *attempt;
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(ProviderError::Refused { error, .. }) if error.is_invalid_grant() => {
-                return Ok(Read::DeadRefreshToken);
+            Err(ProviderError::DeadGrant { error, .. }) => {
+                tracing::warn!(%error, "the provider refuses the refresh token");
+                return self.end_grant(attempt).await;
             }
             Err(error) => return Err(self.failed(attempt, &error).await?),
         };
-        let context = Context { scopes: &grant.scopes, issued_at: lease.claimed_at };
-        match response::read(&answer, context) {
-            Ok(mut tokens) => {
-                let before = grant.identity.sub.as_deref().zip(tokens.id_token.as_ref());
-                match before.and_then(|(sub, token)| id_token::mismatch(server, token, sub)) {
-                    Some(Mismatch::AnotherUser) => {
-                        tracing::error!("the provider refreshed another user's tokens");
-                        return Ok(Read::AnotherUser(answer));
-                    }
-                    Some(Mismatch::Odd(reason)) => {
-                        let refresh_token = tokens.refresh_token;
-                        let unusable = Unusable { error: None, reason, refresh_token };
-                        return Err(self.commit_partial(attempt, &answer, unusable).await?);
-                    }
-                    None => {}
-                }
-                never_widened(&mut tokens, grant);
-                Ok(Read::Tokens(tokens, answer))
+        let before = grant.identity.sub.as_deref().zip(tokens.id_token.as_ref());
+        match before.and_then(|(sub, token)| id_token::mismatch(server, token, sub)) {
+            Some(Mismatch::AnotherUser) => {
+                tracing::error!("the provider refreshed another user's tokens");
+                return self.commit_flagged(grant, &raw, None, ANOTHER_USER).await;
             }
-            Err(Unusable { error: Some(error), refresh_token: None, .. }) => {
-                if error.is_invalid_grant() {
-                    return Ok(Read::DeadRefreshToken);
-                }
-                let error = ProviderError::Refused { status: 200, error };
-                Err(self.failed(attempt, &error).await?)
+            Some(Mismatch::Odd(reason)) => {
+                let refresh_token = tokens.refresh_token;
+                let unusable = Unusable { error: None, reason, refresh_token, has_acted: false };
+                return self.keep_unusable(attempt, &raw, unusable).await;
             }
-            Err(unusable) => Err(self.commit_partial(attempt, &answer, unusable).await?),
+            None => {}
         }
+        never_widened(&mut tokens, grant);
+        // A provider that does not rotate returns none: then the fallback is the one.
+        if let Some(fallback) = fallback {
+            tokens.refresh_token.get_or_insert_with(|| fallback.clone());
+        }
+        let tokens = tokens.ending_when_idle(server.refresh_idle);
+        self.commit(grant, server, &tokens, &raw).await
     }
 
     /// Stores the new tokens; whoever committed first, the caller gets what is current.
@@ -155,18 +149,23 @@ impl Broker {
         self.held(&grant.key).await
     }
 
-    /// Keeps what a refused answer has: its body and its new refresh token.
-    async fn commit_partial(
+    /// Keeps an answer that cannot be used whole: its body and its new refresh token.
+    async fn keep_unusable(
         &self,
         attempt: &Attempt<'_>,
         answer: &RawAnswer,
         unusable: Unusable,
-    ) -> Result<BrokerError, BrokerError> {
+    ) -> Result<Held, BrokerError> {
         let Attempt { grant, server, .. } = *attempt;
         tracing::warn!(reason = unusable.reason, "the provider's answer cannot be used whole");
-        let disposal = self.disposal(&server.name);
         let refresh_token = unusable.refresh_token.as_ref();
-        // Without one it is perhaps not the provider that has answered, and what that did is unknown.
+        let is_lost = unusable.has_acted && refresh_token.is_none();
+        if is_lost && server.refresh_grace.is_zero() {
+            // To send the old one again would look like theft to a provider that detects reuse.
+            return self.commit_flagged(grant, answer, None, ROTATION_LOST).await;
+        }
+        let disposal = self.disposal(&server.name);
+        // Without a refresh token it is perhaps not the provider that has answered, and its action is unknown.
         let wait = self.backoff(attempt, refresh_token.is_none(), None);
         let error = unusable.error.unwrap_or_else(|| OAuthError::new(INVALID_RESPONSE));
         let error = ProviderError::Refused { status: 200, error };
@@ -176,7 +175,7 @@ impl Broker {
         })
         .await?;
         self.metrics.refresh(&server.name, "partial");
-        Ok(BrokerError::from_provider(&server.name, &error))
+        Err(BrokerError::from_provider(&server.name, &error))
     }
 
     /// Keeps an answer sealed that is another user's (OpenID Connect Core section 12.2) or cannot be
@@ -207,27 +206,33 @@ impl Broker {
         Ok(held)
     }
 
-    /// Gives the lease back after a failure, with the time until the next try.
+    /// Gives the lease back after a failure, with the time until the next try. Returns what the caller is told.
     async fn failed(
         &self,
         attempt: &Attempt<'_>,
         error: &ProviderError,
-    ) -> Result<BrokerError, BrokerError> {
+    ) -> Result<BrokerError, StorageError> {
         let Attempt { grant, server, lease, .. } = *attempt;
         tracing::warn!(%error, "refresh failed");
-        self.metrics.refresh(&server.name, "failed");
-        if error.refuses_the_broker() {
-            // The breaker keeps everybody from trying; once the operator has mended it, nobody waits.
+        let told = BrokerError::from_provider(&server.name, error);
+        if matches!(error, ProviderError::RefusesBroker { .. }) {
+            self.metrics.refresh(&server.name, "failed");
+            // The breaker keeps everybody from trying; once the operator has mended it, no grant waits.
             self.storage.undo_claim(grant, lease).await?;
-            return Ok(BrokerError::from_provider(&server.name, error));
+            return Ok(told);
         }
+        if self.is_refused_for_good(attempt, error) {
+            tracing::warn!("refused again and again while other grants are well");
+            self.flag(grant, &error.to_record()).await?;
+            return Ok(reauthorization(&grant.key));
+        }
+        self.metrics.refresh(&server.name, "failed");
         // Only what was certainly not acted on leaves no doubt about the refresh token.
         let intent_stays = error.is_ambiguous() || lease.intent_was_open;
         let wait = self.backoff(attempt, intent_stays, error.retry_after());
         self.storage
             .release(grant, lease.owner, intent_stays, Some(wait), &error.to_record())
             .await?;
-        let told = BrokerError::from_provider(&server.name, error);
         Ok(match told {
             BrokerError::ProviderUnavailable { provider, .. } => {
                 BrokerError::ProviderUnavailable { provider, retry_after: wait }
@@ -236,27 +241,31 @@ impl Broker {
         })
     }
 
-    /// The provider says that the refresh token is dead. Perhaps another one lives.
-    async fn refused(&self, attempt: &Attempt<'_>) -> Result<Held, BrokerError> {
+    /// Returns `true` if the provider has refused this grant several times over some time, and has refreshed
+    /// another one since the first: then the grant is dead, whatever the provider calls it.
+    fn is_refused_for_good(&self, attempt: &Attempt<'_>, error: &ProviderError) -> bool {
         let Attempt { grant, server, lease, .. } = *attempt;
-        let held = self.held(&grant.key).await?;
-        if let Some(outcome) = done_elsewhere(grant, &held) {
-            return outcome.map(|()| held);
-        }
-        let began = BootInstant::now();
-        if let Some(fallback) = &lease.fallback
-            && self.storage.renew_lease(grant, lease.owner).await?
-            && began.elapsed() <= LATEST_START
-        {
-            tracing::warn!("the refresh token is dead; trying the fallback");
-            if let Some(held) = self.try_fallback(attempt, fallback, began).await? {
-                return Ok(held);
-            }
-        }
-        let reason = if lease.intent_was_open { "rotation_lost" } else { "invalid_grant" };
-        self.until_stored("a dead grant", || self.storage.flag(grant, reason)).await?;
-        tracing::warn!(reason, "the grant is dead; the user must authorize again");
-        self.metrics.refresh(&server.name, REAUTHORIZATION);
+        let Some(since) = grant.failing_since else { return false };
+        let least = match error.oauth_error() {
+            Some(_) => REFUSED_FOR,
+            None if *error == ProviderError::Unauthorized => REFUSED_FOR,
+            // It may be something between the provider and the broker, or an outage for some users.
+            None => REFUSED_WITHOUT_A_CODE_FOR,
+        };
+        error.refuses_grant()
+            && grant.failures >= REFUSALS
+            && lease.claimed_at.since(since) >= least
+            && self
+                .breakers
+                .get(&server.name)
+                .is_some_and(|breaker| breaker.others_are_well(grant.id, since))
+    }
+
+    /// The provider says that the refresh token is dead, and so is the fallback.
+    async fn end_grant(&self, attempt: &Attempt<'_>) -> Result<Held, BrokerError> {
+        let Attempt { grant, lease, .. } = *attempt;
+        let reason = if lease.intent_was_open { ROTATION_LOST } else { "invalid_grant" };
+        self.flag(grant, reason).await?;
         let held = self.held(&grant.key).await?;
         // A late answer of another replica may have won against the flag.
         if held.grant.state == GrantState::Active && held.grant.version != grant.version {
@@ -265,26 +274,11 @@ impl Broker {
         Err(reauthorization(&grant.key))
     }
 
-    /// One try with the refresh token that lost to a sibling. Absent where it is dead too.
-    async fn try_fallback(
-        &self,
-        attempt: &Attempt<'_>,
-        fallback: &SecretString,
-        began: BootInstant,
-    ) -> Result<Option<Held>, BrokerError> {
-        let Attempt { grant, server, .. } = *attempt;
-        let answer = self.providers.http().refresh(server, fallback, in_time(began)).await;
-        match self.read_answer(attempt, answer).await? {
-            Read::Tokens(mut tokens, answer) => {
-                // A provider that does not rotate returns none: then the fallback is the one.
-                tokens.refresh_token.get_or_insert_with(|| fallback.clone());
-                self.commit(grant, server, &tokens, &answer).await.map(Some)
-            }
-            Read::DeadRefreshToken => Ok(None),
-            Read::AnotherUser(answer) => {
-                self.commit_flagged(grant, &answer, None, ANOTHER_USER).await.map(Some)
-            }
-        }
+    async fn flag(&self, grant: &Grant, reason: &str) -> Result<(), StorageError> {
+        self.until_stored("a dead grant", || self.storage.flag(grant, reason)).await?;
+        tracing::warn!(reason, "the grant is dead; the user must authorize again");
+        self.metrics.refresh(&grant.key.provider, REAUTHORIZATION);
+        Ok(())
     }
 
     /// Full jitter from 1 s, doubled with every failure; what the provider asks for comes first.
@@ -298,14 +292,6 @@ impl Broker {
         let most = doubled.min(attempt.longest_wait(in_doubt));
         retry_after.unwrap_or_default().max(self.random.jitter(most))
     }
-}
-
-enum Read {
-    /// With the answer as it came.
-    Tokens(TokenSet, RawAnswer),
-    DeadRefreshToken,
-    /// With the answer as it came.
-    AnotherUser(RawAnswer),
 }
 
 /// A refresh may narrow the scopes of a grant and never widens them (RFC 6749 section 6). A

@@ -10,7 +10,11 @@ fn answer(content_type: &str, body: &str) -> RawAnswer {
 
 fn read_as(content_type: &str, body: &str) -> Result<TokenSet, Unusable> {
     let scopes = Scopes::from_provider("asked");
-    read(&answer(content_type, body), Context { scopes: &scopes, issued_at: ISSUED_AT })
+    read(&answer(content_type, body), context(&scopes))
+}
+
+fn context(scopes: &Scopes) -> Context<'_> {
+    Context { request: Request::CodeExchange, scopes, lifetime: None, issued_at: ISSUED_AT }
 }
 
 fn read_json(body: &str) -> Result<TokenSet, Unusable> {
@@ -167,7 +171,7 @@ proptest! {
     fn no_answer_panics(content_type in ".{0,40}", body in prop::collection::vec(any::<u8>(), 0..300)) {
         let answer = RawAnswer { content_type, body: body.into() };
         let scopes = Scopes::default();
-        let _ = read(&answer, Context { scopes: &scopes, issued_at: ISSUED_AT });
+        let _ = read(&answer, context(&scopes));
         let _ = tokens_in(&answer, ISSUED_AT);
     }
 

@@ -139,7 +139,9 @@ impl Storage {
             return Ok(None);
         }
         self.drop_revocations(&write, &authorization.key).await?;
-        let grant = self.install(&write, &authorization.key, tokens, identity).await?;
+        let grant = self
+            .install(&write, &authorization.key, &authorization.scopes, tokens, identity)
+            .await?;
         if !uncount.is_empty() {
             authorizations::Entity::update_many()
                 .col_expr(

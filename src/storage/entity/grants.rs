@@ -18,6 +18,8 @@ pub struct Model {
     pub generation: i64,
     pub token_version: i64,
     pub scopes: String,
+    /// `None` if a version before this column stored the row.
+    pub requested_scopes: Option<String>,
     /// The name to show.
     pub identity: String,
     /// Of a checked ID token.
@@ -40,6 +42,8 @@ pub struct Model {
     /// Since when a refresh token may have been sent without its answer being stored.
     pub intent_at: Option<i64>,
     pub failures: i64,
+    /// `None` also if a version before this column counted the failures.
+    pub failing_since: Option<i64>,
     pub next_attempt_at: Option<i64>,
     pub last_error: Option<String>,
     /// When a bot was last lent the access token, as far as it has been written down.

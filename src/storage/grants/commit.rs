@@ -67,13 +67,14 @@ impl Storage {
                 grants::Column::ExpiresAt,
                 Expr::value(access.expires_at.map(Timestamp::millis)),
             )
-            .col_expr(grants::Column::NextRefreshAt, Expr::value(self.first_look(access).millis()))
+            .col_expr(grants::Column::NextRefreshAt, Expr::value(self.first_look(tokens).millis()))
             .col_expr(grants::Column::LastAnswer, Expr::value(Option::<Vec<u8>>::None))
             .col_expr(grants::Column::Failures, Expr::value(0_i64))
+            .col_expr(grants::Column::FailingSince, Expr::value(Option::<i64>::None))
             .col_expr(grants::Column::NextAttemptAt, Expr::value(Option::<i64>::None))
             .col_expr(grants::Column::LastError, Expr::value(Option::<String>::None));
         // It is the refresh token's: a new one without a lifetime has none.
-        if tokens.refresh_token.is_some() {
+        if tokens.refresh_token.is_some() || tokens.refresh_expires_at.is_some() {
             let at = tokens.refresh_expires_at.map(Timestamp::millis);
             update = update.col_expr(grants::Column::RefreshExpiresAt, Expr::value(at));
         }
@@ -150,6 +151,7 @@ impl Storage {
             .col_expr(grants::Column::NextRefreshAt, self.now_expr().add(millis(wait)))
             .col_expr(grants::Column::LastAnswer, Expr::value(sealed))
             .col_expr(grants::Column::Failures, Expr::col(grants::Column::Failures).add(1_i64))
+            .col_expr(grants::Column::FailingSince, self.failing_since())
             .col_expr(grants::Column::LastError, Expr::value(reason))
             .exec(&*write)
             .await?
@@ -194,6 +196,7 @@ impl Storage {
             .col_expr(grants::Column::NextRefreshAt, Expr::value(Option::<i64>::None))
             .col_expr(grants::Column::LastAnswer, Expr::value(sealed))
             .col_expr(grants::Column::Failures, Expr::col(grants::Column::Failures).add(1_i64))
+            .col_expr(grants::Column::FailingSince, self.failing_since())
             .col_expr(grants::Column::LastError, Expr::value(reason))
             .exec(&self.reserved)
             .await?;

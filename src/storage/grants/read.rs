@@ -25,8 +25,9 @@ const STATEMENTS: usize = 2;
 const READS: usize = 64;
 
 /// The columns of [`GrantRow`], the lease and the access token.
-const COLUMNS: &str = "g.id, g.state, g.generation, g.token_version, g.scopes, g.identity, g.sub, \
-     g.provider_values, g.created_at, g.issued_at, g.expires_at, \
+const COLUMNS: &str = "g.id, g.state, g.generation, g.token_version, g.scopes, g.requested_scopes, \
+     g.identity, g.sub, g.provider_values, g.created_at, g.issued_at, g.expires_at, \
+     g.refresh_expires_at, g.failing_since, \
      g.refresh_token IS NOT NULL AS refreshable, g.failures, g.next_attempt_at, g.last_error, \
      g.last_used_at, g.lease_until, t.grant_id AS t_grant_id, t.token_set AS t_token_set, \
      t.resources_hash AS t_resources_hash, t.access_token AS t_access_token, \

@@ -197,6 +197,7 @@ impl Storage {
             .col_expr(grants::Column::LeaseUntil, Expr::value(Option::<i64>::None))
             .col_expr(grants::Column::LeaseReplica, Expr::value(Option::<Vec<u8>>::None))
             .col_expr(grants::Column::Failures, Expr::col(grants::Column::Failures).add(1_i64))
+            .col_expr(grants::Column::FailingSince, self.failing_since())
             .col_expr(grants::Column::NextAttemptAt, next_attempt_at)
             .col_expr(grants::Column::LastError, Expr::value(reason));
         if !intent_stays {
@@ -236,6 +237,14 @@ impl Storage {
 }
 
 impl Storage {
+    /// The time of the first of some failures in a row, of which another one is being stored. A version before the
+    /// column counts failures without it, and starts again at none.
+    pub(super) fn failing_since(&self) -> Expr {
+        let since = Expr::col(grants::Column::FailingSince).if_null(self.now_expr());
+        let is_first = Expr::col(grants::Column::Failures).eq(0_i64);
+        Expr::case(is_first, self.now_expr()).finally(since).into()
+    }
+
     /// Selects grants that nobody has a lease on. A lease that ends later than a new one would was
     /// written before the clock was set back.
     pub(in crate::storage) fn lease_ended(&self) -> Condition {

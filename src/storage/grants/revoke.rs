@@ -2,13 +2,13 @@
 
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 
-use super::{ACCESS_TOKENS, FALLBACK, GRANTS, REFRESH_TOKEN, of_key};
+use super::{ACCESS_TOKENS, FALLBACK, GRANTS, REFRESH_TOKEN, SUPERSEDED_TOKENS, of_key};
 use crate::crypto::sealed::Place;
 use crate::domain::grant::GrantKey;
 use crate::domain::time::Timestamp;
 use crate::domain::token::{DoomedToken, TokenKind};
 use crate::storage::connection::retry_conflicts;
-use crate::storage::entity::{access_tokens, grants};
+use crate::storage::entity::{access_tokens, grants, superseded_tokens};
 use crate::storage::revocations::{
     Disposal, FirstAttempt, NewRevocations, Revocation, UnopenedToken,
 };
@@ -110,6 +110,20 @@ impl Storage {
             let place = Place { table: ACCESS_TOKENS, column: "access_token", row, key };
             let expires_at = token.expires_at.map(Timestamp::from_millis);
             self.doom(doomed, TokenKind::Access, place, &token.access_token, expires_at);
+        }
+        let superseded = superseded_tokens::Entity::delete_many()
+            .filter(superseded_tokens::Column::GrantId.eq(model.id.clone()))
+            .exec_with_returning(&**write)
+            .await?;
+        for token in superseded {
+            let row = rows::id(&token.id)?;
+            let place = Place { table: SUPERSEDED_TOKENS, column: "token", row, key };
+            let kind = match token.kind.as_str() {
+                "access_token" => TokenKind::Access,
+                _ => TokenKind::Refresh,
+            };
+            let expires_at = token.expires_at.map(Timestamp::from_millis);
+            self.doom(doomed, kind, place, &token.token, expires_at);
         }
         Ok(())
     }

@@ -137,10 +137,15 @@ async fn bad_redirects(scene: &mut Scene) {
 }
 
 async fn troubles(scene: &mut Scene) {
-    scene.script(401, "invalid_client");
+    scene.script(400, "invalid_scope");
     scene.at_the_provider().await;
     scene.chromium.click(ALLOW).await;
     scene.sees("The provider did not play along").await;
+
+    scene.script(401, "invalid_client");
+    scene.at_the_provider().await;
+    scene.chromium.click(ALLOW).await;
+    scene.sees("This service is not set up rightly").await;
 
     let away = proto::GrantKey { provider: "fake".into(), ..key("u1") };
     let request = proto::AuthorizeRequest { key: Some(away), ..Default::default() };

@@ -285,6 +285,8 @@ pub fn provider_at(provider: &str, url: &str) -> Provider {
             auth: ConfiguredAuth::Fixed(ClientAuth::Basic(CLIENT_SECRET.into())),
         },
         default_scopes: Scopes::parse(["profile", "email"]).expect("scopes"),
+        scope_names: Default::default(),
+        dead_grant_errors: Vec::new(),
         identity: None,
     }
 }

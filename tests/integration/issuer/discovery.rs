@@ -14,6 +14,8 @@ pub fn trials() -> Vec<Trial> {
     vec![
         trial("issuer::discovery::is_done_once_for_many", once),
         trial("issuer::discovery::of_an_issuer_that_is_away_is_done_when_it_is_back", away),
+        trial("issuer::discovery::finds_the_document_at_the_second_place", second_place),
+        trial("issuer::discovery::takes_a_void_endpoint_for_none", void_endpoint),
         trial("issuer::discovery::refuses_metadata_of_another_issuer", another_issuer),
         trial("issuer::discovery::follows_no_redirect", redirected),
         trial("issuer::discovery::connects_to_no_private_address_that_is_not_configured", private),
@@ -59,6 +61,24 @@ async fn away() {
     granted(&world, "u2").await;
 }
 
+async fn second_place() {
+    let issuer = Issuer::start().await;
+    issuer.break_path(METADATA, 502, "");
+    issuer.also_at_oauth();
+    let world = world(&issuer).await;
+    granted(&world, "u1").await;
+}
+
+async fn void_endpoint() {
+    let issuer = Issuer::start().await;
+    issuer.set_metadata("revocation_endpoint", json!(""));
+    let world = world(&issuer).await;
+    granted(&world, "u1").await;
+    let request = proto::RevokeRequest { key: Some(key("u1")) };
+    let revoked = world.client().revoke(request).await.expect("revoked").into_inner();
+    assert_eq!(revoked.revocation(), Revocation::Unsupported);
+}
+
 async fn another_issuer() {
     let issuer = Issuer::start().await;
     issuer.set_metadata("issuer", json!("https://accounts.example"));
@@ -79,7 +99,7 @@ async fn redirected() {
         let world = world(&issuer).await;
         let page = opened(&begin(&world, "u1").await).await;
         assert_eq!(page.status, 502, "{status}");
-        // Both places were tried, and neither was left.
+        // All places were tried, and none was left.
         assert_eq!(issuer.hits("/.well-known/oauth-authorization-server"), 1, "{status}");
     }
     let nobody = futures::FutureExt::now_or_never(elsewhere.accept());

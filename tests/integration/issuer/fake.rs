@@ -44,7 +44,9 @@ struct Inner {
 struct Said {
     metadata: Value,
     keys: Vec<Value>,
+    /// A text is sent as it is.
     userinfo: Value,
+    at_oauth: bool,
     scope: Option<String>,
     forge: Forge,
     /// Statuses that paths are answered with instead.
@@ -103,6 +105,7 @@ impl Issuer {
             metadata,
             keys: vec![key.public()],
             userinfo: json!({"sub": SUB, "email": "ada@userinfo.example"}),
+            at_oauth: false,
             scope: None,
             forge: Arc::new(|issuer, claims| Some(issuer.key().sign(&claims))),
             broken: BTreeMap::new(),
@@ -114,6 +117,7 @@ impl Issuer {
         let issuer = Self(Arc::new(Inner { url, key, said: Mutex::new(said) }));
         let router = Router::new()
             .route("/.well-known/openid-configuration", get(metadata_of))
+            .route("/.well-known/oauth-authorization-server", get(metadata_of_oauth))
             .route("/authorize", get(authorize))
             .route("/token", post(token))
             .route("/revoke", post(revoke))
@@ -148,6 +152,8 @@ impl Issuer {
                 auth: ConfiguredAuth::Offered(CLIENT_SECRET.into()),
             },
             default_scopes: Scopes::parse(["openid", "email"]).expect("scopes"),
+            scope_names: Default::default(),
+            dead_grant_errors: Vec::new(),
             identity: None,
         }
     }
@@ -158,6 +164,11 @@ impl Issuer {
 
     pub fn set_metadata(&self, member: &str, value: Value) {
         self.said().metadata[member] = value;
+    }
+
+    /// Has the metadata at the place of RFC 8414 too.
+    pub fn also_at_oauth(&self) {
+        self.said().at_oauth = true;
     }
 
     pub fn set_keys(&self, keys: Vec<Value>) {
@@ -253,6 +264,11 @@ async fn metadata_of(State(issuer): State<Issuer>) -> Response {
     in_json(&issuer.said().metadata)
 }
 
+async fn metadata_of_oauth(State(issuer): State<Issuer>) -> Response {
+    let said = issuer.said();
+    if said.at_oauth { in_json(&said.metadata) } else { StatusCode::NOT_FOUND.into_response() }
+}
+
 async fn keys(State(issuer): State<Issuer>) -> Response {
     in_json(&json!({"keys": issuer.said().keys}))
 }
@@ -292,5 +308,10 @@ async fn userinfo(State(issuer): State<Issuer>, headers: HeaderMap) -> Response 
     if !bearer.is_some_and(|value| value.starts_with("Bearer access-")) {
         return StatusCode::UNAUTHORIZED.into_response();
     }
-    in_json(&issuer.said().userinfo)
+    match &issuer.said().userinfo {
+        Value::String(jwt) => {
+            ([(header::CONTENT_TYPE, "application/jwt")], jwt.clone()).into_response()
+        }
+        plain => in_json(plain),
+    }
 }

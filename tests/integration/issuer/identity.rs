@@ -4,7 +4,7 @@ use libtest_mimic::Trial;
 use serde_json::json;
 use token_broker_client::proto::AuthorizationState;
 
-use super::fake::{Issuer, SUB};
+use super::fake::{Issuer, SUB, SigningKey};
 use super::{begin, granted, opened, seen, world};
 use crate::harness::{Browser, World, trial};
 
@@ -12,6 +12,7 @@ pub fn trials() -> Vec<Trial> {
     vec![
         trial("issuer::identity::of_the_id_token_needs_no_further_call", of_the_id_token),
         trial("issuer::identity::of_somebody_else_at_userinfo_is_not_taken", of_somebody_else),
+        trial("issuer::identity::of_a_signed_userinfo_response_is_verified", signed),
         trial("issuer::identity::is_no_reason_to_fail", unknown),
         trial("issuer::identity::of_a_provider_without_id_tokens", without_id_tokens),
         trial("issuer::identity::is_not_asked_for_without_openid", without_openid),
@@ -39,6 +40,21 @@ async fn of_somebody_else() {
         issuer.set_userinfo(other);
         // What is certain remains.
         assert_eq!(granted(&world, "u1").await.identity, SUB);
+    }
+}
+
+/// OpenID Connect Core section 5.3.2.
+async fn signed() {
+    let issuer = Issuer::start().await;
+    let world = world(&issuer).await;
+    let claims = json!({"sub": SUB, "email": "ada@signed.example", "iss": issuer.url()});
+    issuer.set_userinfo(issuer.key().sign(&claims).into());
+    assert_eq!(granted(&world, "u1").await.identity, "ada@signed.example");
+    let impostor = SigningKey::new("first");
+    let other_issuer = json!({"sub": SUB, "email": "x@y.example", "iss": "https://evil.example"});
+    for refused in [impostor.sign(&claims), issuer.key().sign(&other_issuer)] {
+        issuer.set_userinfo(refused.into());
+        assert_eq!(granted(&world, "u2").await.identity, SUB);
     }
 }
 

@@ -326,8 +326,7 @@ async fn failed_revocation(site: &Site, serving: &Serving, secrets: &mut Secrets
         let subject = format!("revoke-{number}");
         site.granted(serving, &subject).await;
         let canary = secrets.canary(&format!("revocation {number}"));
-        let body =
-            format!(r#"{{"error":"unsupported_token_type","error_description":"{canary}"}}"#);
+        let body = format!(r#"{{"error":"invalid_request","error_description":"{canary}"}}"#);
         for _ in 0..2 {
             let mut answer = ScriptedAnswer::json(status, body.clone());
             // The worker does not come back while the test runs.

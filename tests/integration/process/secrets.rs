@@ -102,7 +102,7 @@ async fn wrong_secret() {
     let started = client.authorize(authorize("u1")).await.expect("a link").into_inner();
     let page = Browser::new().allow(&started.authorization_url).await;
     assert_eq!(page.status, 502, "{}", page.body);
-    assert_eq!(page.heading(), "The provider did not play along");
+    assert_eq!(page.heading(), "This service is not set up rightly");
     let request = proto::GetAuthorizationRequest { authorization_id: started.authorization_id };
     let ended = client.get_authorization(request).await.expect("it is known").into_inner();
     let ended = ended.authorization.expect("it is known");

@@ -19,6 +19,10 @@ pub fn trials() -> Vec<Trial> {
         trial("redirect::any_other_error_of_the_provider_fails_the_authorization", errors),
         trial("redirect::a_garbage_code_leaves_the_authorization_waiting", garbage_code),
         trial("redirect::five_refused_codes_fail_the_authorization", five_garbage_codes),
+        trial(
+            "redirect::a_dead_code_under_another_name_lets_the_user_start_again",
+            refused_codes_elsewhere,
+        ),
         trial("redirect::an_exchange_without_a_token_fails_and_is_not_repeated", no_token),
         trial("redirect::a_posted_form_comes_back_sealed_and_works", form_post),
         trial("redirect::a_sealed_form_is_for_one_provider_and_cannot_be_altered", sealed_form),
@@ -111,6 +115,18 @@ async fn garbage_code() {
     assert_eq!(world.provider.ledger().code_exchanges, 2);
 }
 
+/// GitHub's and Slack's names for a dead code.
+async fn refused_codes_elsewhere() {
+    let world = World::start().await;
+    for body in [r#"{"error":"bad_verification_code"}"#, r#"{"ok":false,"error":"invalid_code"}"#] {
+        world.provider.script(ScriptedEndpoint::Token, ScriptedAnswer::json(200, body));
+        let started = begin(&world, "u1").await;
+        let page = Browser::new().allow(&started.authorization_url).await;
+        shown(&page, 502, "The provider did not take it");
+        assert_eq!(state_of(&world, &started.authorization_id).await, AuthorizationState::Pending);
+    }
+}
+
 async fn five_garbage_codes() {
     let world = World::start().await;
     let started = begin(&world, "u1").await;
@@ -149,7 +165,8 @@ async fn no_token() {
         (json(500, "{}"), "temporarily_unavailable"),
         (json(429, "{}"), "temporarily_unavailable"),
         (json(400, r#"{"error":"invalid_client"}"#), "invalid_client"),
-        (json(200, r#"{"error":"bad_verification_code"}"#), "bad_verification_code"),
+        (json(401, ""), "invalid_client"),
+        (json(200, r#"{"error":"odd"}"#), "odd"),
         (json(200, r#"{"access_token":""}"#), "invalid_response"),
         (json(200, "<html>"), "invalid_response"),
     ];
@@ -157,13 +174,17 @@ async fn no_token() {
         world.provider.script(ScriptedEndpoint::Token, answer.clone());
         let started = begin(&world, "u1").await;
         let page = browser.allow(&started.authorization_url).await;
-        shown(&page, 502, "The provider did not play along");
+        let heading = match error {
+            "invalid_client" => "This service is not set up rightly",
+            _ => "The provider did not play along",
+        };
+        shown(&page, 502, heading);
         let authorization = seen(&world, &started.authorization_id).await;
         assert_eq!(authorization.state(), AuthorizationState::Failed, "{answer:?}");
         assert_eq!(authorization.error, error, "{answer:?}");
         assert_eq!(authorization.error_description, "Acme did not give a token.");
         // Whether the code was spent is not known, so it is never sent again.
-        shown(&browser.get(page.url.as_str()).await, 502, "The provider did not play along");
+        shown(&browser.get(page.url.as_str()).await, 502, heading);
         assert_eq!(world.provider.ledger().code_exchanges, number + 1);
     }
     assert_no_grant(&world, "u1").await;

@@ -1,7 +1,5 @@
 //! 2xx answers as real providers write them.
 
-use std::time::Duration;
-
 use libtest_mimic::Trial;
 use token_broker::demo::provider::ScriptedAnswer;
 use token_broker_client::{Reason, proto};
@@ -14,7 +12,7 @@ pub fn trials() -> Vec<Trial> {
     vec![
         trial("refresh::a_form_encoded_answer_works", form_encoded),
         trial("refresh::an_answer_without_a_refresh_token_keeps_the_old_one", no_refresh_token),
-        trial("refresh::every_lifetime_is_read_and_none_makes_a_loop", lifetimes),
+        trial("refresh::every_lifetime_is_read_and_none_keeps_the_one_before", lifetimes),
         trial("refresh::narrower_scopes_are_stored", narrower),
         trial("refresh::wider_scopes_are_not_stored", wider),
     ]
@@ -61,13 +59,13 @@ async fn lifetimes() {
         ("\"3600\"", Some(3600)),
         ("3600.9", Some(3600)),
         ("1", Some(1)),
-        ("0", None),
-        ("-1", None),
-        ("null", None),
-        ("\"soon\"", None),
+        ("0", Some(300)),
+        ("-1", Some(300)),
+        ("null", Some(300)),
+        ("\"soon\"", Some(300)),
         ("1e18", Some(ten_years)),
         ("9223372036854775808", Some(ten_years)),
-        ("-9223372036854775809", None),
+        ("-9223372036854775809", Some(300)),
     ] {
         let world = expired().await;
         let body = format!(r#"{{"access_token":"odd","expires_in":{expires_in}}}"#);
@@ -83,10 +81,6 @@ async fn lifetimes() {
             assert_eq!(again.access_token, "odd", "{expires_in}");
         }
         assert_eq!(world.provider.ledger().refreshes, 1, "{expires_in}");
-        if seconds.is_none() {
-            world.advance(Duration::from_secs(365 * 24 * 60 * 60));
-            assert_eq!(get(&world, "u1").await.expect(expires_in).access_token, "odd");
-        }
     }
 }
 

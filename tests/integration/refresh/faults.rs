@@ -46,12 +46,6 @@ fn table() -> Vec<(&'static str, ScriptedAnswer, Reason, Option<&'static str>)> 
             Some("invalid_client"),
         ),
         ("401", html(401), ProviderMisconfigured, Some("invalid_client")),
-        (
-            "unauthorized_client",
-            oauth(400, "unauthorized_client"),
-            ProviderMisconfigured,
-            Some("unauthorized_client"),
-        ),
         ("invalid_request", oauth(400, "invalid_request"), ProviderError, Some("invalid_request")),
         ("invalid_scope", oauth(400, "invalid_scope"), ProviderError, Some("invalid_scope")),
         ("their own", oauth(403, "org_suspended"), ProviderError, Some("org_suspended")),

@@ -13,7 +13,6 @@ pub fn trials() -> Vec<Trial> {
     vec![
         trial("refresh::a_provider_that_is_down_is_asked_every_ten_seconds", down),
         trial("refresh::invalid_client_stops_everybody_and_touches_no_grant", invalid_client),
-        trial("refresh::three_grants_that_are_refused_alike_stop_everybody", refused_alike),
         trial("refresh::one_users_401_stops_nobody_else", one_401),
         trial("refresh::a_provider_that_is_busy_is_left_alone_for_as_long_as_it_asks", busy),
         trial("refresh::a_second_attempt_succeeds_where_the_first_was_lost", second_attempt),
@@ -90,18 +89,6 @@ async fn invalid_client() {
     for subject in &subjects {
         get(&world, subject).await.expect("a token");
     }
-}
-
-async fn refused_alike() {
-    let world = World::start().await;
-    let subjects = granted(&world, 5).await;
-    world.advance(LIFETIME);
-    let refused = json(400, r#"{"error":"unauthorized_client"}"#);
-    script(&world, [refused.clone(), refused.clone(), refused]);
-    for subject in &subjects {
-        assert_eq!(reason(get(&world, subject).await), Reason::ProviderMisconfigured);
-    }
-    assert_eq!(world.provider.ledger().refreshes, 3);
 }
 
 async fn one_401() {

@@ -64,7 +64,7 @@ impl Raw {
 }
 
 /// Reads up to the end of a form of known length.
-async fn read_request(stream: &mut TcpStream) {
+pub async fn read_request(stream: &mut TcpStream) -> Vec<u8> {
     let mut request = Vec::new();
     let mut part = [0; 4096];
     while let Ok(read @ 1..) = stream.read(&mut part).await {
@@ -75,9 +75,10 @@ async fn read_request(stream: &mut TcpStream) {
             .split_once("content-length: ")
             .map_or("0", |(_, rest)| rest.split("\r\n").next().unwrap_or_default());
         if body.len() >= length.parse().unwrap_or(0) {
-            return;
+            break;
         }
     }
+    request
 }
 
 /// An answer with a body of known length.

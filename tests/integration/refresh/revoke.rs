@@ -122,7 +122,7 @@ async fn down() {
     let token = world.granted("u1").await;
     // Both tokens, at the first attempt and at two more; in every way a provider can be down.
     script(&world, [json(503, "{}"), json(500, ""), json(429, "{}"), json(503, "{}")]);
-    script(&world, [json(404, ""), json(401, r#"{"error":"invalid_client"}"#)]);
+    script(&world, [json(403, ""), json(401, r#"{"error":"invalid_client"}"#)]);
     assert_eq!(revoke(&world, "u1").await, proto::Revocation::Pending);
     assert_eq!(reason(get(&world, "u1").await), Reason::AuthorizationRequired);
     assert!(world.provider.is_living(&token));

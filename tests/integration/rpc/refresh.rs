@@ -156,9 +156,8 @@ async fn dead() {
 }
 
 /// What the provider answers, and what the caller is told of it.
-const TROUBLES: [(u16, &str, &str, &str); 8] = [
+const TROUBLES: [(u16, &str, &str, &str); 7] = [
     (401, r#"{"error":"invalid_client"}"#, "PROVIDER_MISCONFIGURED", "invalid_client"),
-    (400, r#"{"error":"unauthorized_client"}"#, "PROVIDER_MISCONFIGURED", "unauthorized_client"),
     (401, "", "PROVIDER_MISCONFIGURED", "invalid_client"),
     (400, r#"{"error":"invalid_scope"}"#, "PROVIDER_ERROR", "invalid_scope"),
     (200, r#"{"error":"bad_verification_code"}"#, "PROVIDER_ERROR", "bad_verification_code"),
