@@ -324,7 +324,7 @@ need_instruction_counts() {
             cargo install gungraun-runner --version "=$GUNGRAUN_VERSION" --locked --debug \
             --root .tools || return 1
     fi
-    GUNGRAUN_RUNNER=$PWD/$(find_tool gungraun-runner)
+    GUNGRAUN_RUNNER=$(realpath "$(find_tool gungraun-runner)")
     export GUNGRAUN_RUNNER
 }
 
