@@ -4,7 +4,7 @@ use libtest_mimic::Trial;
 use token_broker::demo::provider::ScriptedAnswer;
 use token_broker_client::proto;
 
-use super::{BACKOFF, DEADLINE, LIFETIME, get, json, refresh, script, state};
+use super::{BACKOFF, DEADLINE, LIFETIME, get, json, refresh, revoke, script, state};
 use crate::harness::world::{World, authorize, get_token};
 use crate::harness::{Browser, trial};
 
@@ -12,6 +12,7 @@ pub fn trials() -> Vec<Trial> {
     vec![
         trial("refresh::a_late_refresh_does_not_harm_the_new_grant", late),
         trial("refresh::a_late_refusal_does_not_flag_the_new_grant", late_refusal),
+        trial("refresh::a_revocation_ends_the_tokens_of_earlier_authorizations_too", earlier),
         trial("refresh::the_old_grant_serves_until_the_new_one_is_confirmed", until_confirmed),
     ]
 }
@@ -59,6 +60,19 @@ async fn late() {
     assert!(world.provider.is_living(&next));
     assert_eq!(world.provider.ledger().refreshes_of("late-rt"), 0);
     assert_eq!(world.provider.ledger().reuse_detections, 0);
+}
+
+/// The demo provider makes a grant of its own for each authorization, as most servers do.
+async fn earlier() {
+    let world = World::start().await;
+    let first = world.granted("u1").await;
+    let second = world.granted("u1").await;
+    // To end the first one now could end the second one too.
+    assert!(world.provider.is_living(&first) && world.provider.is_living(&second));
+    assert_eq!(world.provider.ledger().living_refresh_tokens, 2);
+    assert_eq!(revoke(&world, "u1").await, proto::Revocation::Done);
+    let ledger = world.provider.ledger();
+    assert_eq!((ledger.living_refresh_tokens, ledger.living_access_tokens), (0, 0));
 }
 
 async fn late_refusal() {
