@@ -66,7 +66,7 @@ pub struct Storage {
     random: Random,
     /// Names this process among those that share the database.
     replica: Id,
-    reads: Arc<grants::Reads>,
+    grant_reader: Arc<grants::GrantReader>,
     /// Notifications of other replicas that could not be sent.
     unnotified: AtomicU64,
     unreadable: Unreadable,

@@ -314,7 +314,15 @@ has_postgresql() {
 }
 
 # A debug build, which takes a minute or two; the release build, fully link-time optimised, takes many.
-# What counts the instructions of a call.
+need_cargo_deny() {
+    if has_version cargo-deny "$CARGO_DENY_VERSION"; then
+        return
+    fi
+    install "cargo-deny $CARGO_DENY_VERSION" env CARGO_PROFILE_DEV_DEBUG=0 \
+        cargo install cargo-deny --version "=$CARGO_DENY_VERSION" --locked --debug --root .tools
+}
+
+# Counts the instructions of a call.
 need_instruction_counts() {
     if ! has valgrind; then
         install "valgrind" system_packages valgrind libc6-dbg || return 1
@@ -326,12 +334,4 @@ need_instruction_counts() {
     fi
     GUNGRAUN_RUNNER=$(realpath "$(find_tool gungraun-runner)")
     export GUNGRAUN_RUNNER
-}
-
-need_cargo_deny() {
-    if has_version cargo-deny "$CARGO_DENY_VERSION"; then
-        return
-    fi
-    install "cargo-deny $CARGO_DENY_VERSION" env CARGO_PROFILE_DEV_DEBUG=0 \
-        cargo install cargo-deny --version "=$CARGO_DENY_VERSION" --locked --debug --root .tools
 }

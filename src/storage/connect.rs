@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 
 use super::clock::Clock;
 use super::connection::{Database, Pool, Waits};
-use super::grants::Reads;
+use super::grants::GrantReader;
 use super::outage::Outage;
 use super::seal::Unreadable;
 use super::server::Server;
@@ -120,7 +120,7 @@ impl Storage {
         };
         let db = Database::new(pool, Arc::clone(&outage), Waits::UnlessAway);
         Ok(Self {
-            reads: Reads::new(db.clone(), settings.clock.clone()),
+            grant_reader: GrantReader::new(db.clone(), settings.clock.clone()),
             db,
             reserved: Database::new(reserved, Arc::clone(&outage), Waits::Always),
             outage,

@@ -166,6 +166,26 @@ impl Database {
         Ok(Session { driver, state: SessionState::Idle, timeout, outage, waits })
     }
 
+    /// The size of the pool.
+    pub(super) fn max_connections(&self) -> usize {
+        let most = match &self.pool {
+            Pool::Sqlite(pool) => pool.options().get_max_connections(),
+            Pool::Postgres(pool) => pool.options().get_max_connections(),
+        };
+        usize::try_from(most).unwrap_or(usize::MAX)
+    }
+
+    /// Waits for the result of another statement as for a connection: a long wait raises suspicion, and the wait ends
+    /// once the database is known to be away.
+    ///
+    /// # Errors
+    ///
+    /// An error if the database is known to be away.
+    pub(super) async fn unless_away<T>(&self, wait: impl Future<Output = T>) -> Result<T, DbErr> {
+        let wait = self.outage.unless_away(async { Ok(wait.await) });
+        wait.await.map_err(connection_error)
+    }
+
     /// Takes a connection from the pool.
     ///
     /// # Errors
@@ -244,7 +264,7 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// The statement's error. Another statement may follow only if it concerned this one alone.
+    /// The statement's error. After one the connection is to be dropped.
     pub(super) async fn query_all(
         &mut self,
         statement: Statement,

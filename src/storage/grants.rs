@@ -28,7 +28,7 @@ use crate::domain::token::{AccessToken, TokenSet};
 
 pub use commit::Committed;
 pub use list::{ListFilter, ListPosition, SubjectFilter};
-pub(super) use read::Reads;
+pub(super) use read::GrantReader;
 pub use refresh::{CLOCK_TOLERANCE, LEASE, Lease, Takeover};
 pub use revoke::Revoked;
 pub(super) use superseded::SUPERSEDED_TOKENS;

@@ -17,6 +17,7 @@ mod limits;
 mod listing;
 mod outbox;
 mod plans;
+mod reading;
 mod refused;
 mod revoking;
 mod sealing;
@@ -37,6 +38,7 @@ pub fn trials() -> Vec<Trial> {
     trials.extend(cancelled::trials());
     trials.extend(limits::trials());
     trials.extend(plans::trials());
+    trials.extend(reading::trials());
     trials.extend(sqlite::trials());
     trials
 }

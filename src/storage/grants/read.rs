@@ -1,10 +1,11 @@
-//! Reading one grant with its access token. On PostgreSQL, reads that come while others are under way
-//! share a statement, which takes the server far less time than a statement for each.
+//! Reading one grant with its access token. On PostgreSQL, reads that come while others are under way are read in
+//! batches, a statement each, which takes the server far less time than a statement for each read.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use sea_orm::sea_query::ArrayType;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, QueryResult, Statement, Value};
 use tokio::sync::oneshot;
@@ -15,14 +16,30 @@ use crate::domain::grant::GrantKey;
 use crate::domain::time::{Timestamp, millis};
 use crate::storage::connection::{Connection, Database};
 use crate::storage::entity::access_tokens;
-use crate::storage::{Clock, ErrorKind, Storage, StorageError};
+use crate::storage::{Clock, Storage, StorageError};
 use crate::telemetry;
 
-/// How many statements run at once. With more, each would carry fewer reads.
-const STATEMENTS: usize = 2;
+/// The number of statements that run at once while they are quick. With more, each batch would be smaller.
+const QUICK_STATEMENTS: usize = 2;
 
-/// How many reads share a statement at most.
-const READS: usize = 64;
+/// After this time a waiting read starts another statement: those under way are slow, or their connections hang.
+const SLOW: Duration = Duration::from_millis(100);
+
+/// The longest that a read waits: for a connection, and for a statement.
+const LONGEST_WAIT: Duration = Duration::from_secs(11);
+
+/// The most reads of a batch.
+const MAX_BATCH: usize = 64;
+
+/// The number of statements on a connection before it returns to the pool, where others may wait for it.
+const MAX_STATEMENTS: u32 = 100;
+
+/// The time without a statement after which a connection returns to the pool.
+const IDLE_TIMEOUT: Duration = Duration::from_millis(5);
+
+/// The smallest pool of which connections are held between statements. In a smaller one they would be missing to
+/// others.
+const SMALLEST_POOL: usize = 4;
 
 /// The columns of [`GrantRow`], the lease and the access token.
 const COLUMNS: &str = "g.id, g.state, g.generation, g.token_version, g.scopes, g.requested_scopes, \
@@ -34,75 +51,61 @@ const COLUMNS: &str = "g.id, g.state, g.generation, g.token_version, g.scopes, g
      t.token_type AS t_token_type, t.scopes AS t_scopes, t.issued_at AS t_issued_at, \
      t.expires_at AS t_expires_at";
 
-/// How many statements run on a connection before it is given back to those who wait for one.
-const LOAN: u32 = 100;
-
-/// How long a connection is kept without a statement.
-const KEPT: Duration = Duration::from_millis(5);
-
 type Answer = Result<Option<QueryResult>, StorageError>;
 
 /// Rows by the places of their keys, which count from 1.
 type Rows = HashMap<i32, QueryResult>;
 
-/// The reads of a process.
+/// Reads grants for the calls of a process.
 #[derive(Debug)]
-pub(in crate::storage) struct Reads {
+pub(in crate::storage) struct GrantReader {
     db: Database,
     clock: Clock,
     /// Reads one grant.
-    one: String,
-    /// Reads several grants: a row for each that there is, with its place among the keys.
-    several: String,
-    queue: Mutex<Queue>,
+    single: String,
+    /// Reads several grants. A row has the place of its key.
+    batch: String,
+    state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
-struct Queue {
-    waiting: VecDeque<Waiting>,
-    /// The statements under way.
+struct State {
+    /// Bounded by the calls that may be under way, each of which waits for its answer.
+    pending: VecDeque<PendingRead>,
+    /// The number of statements under way.
     statements: usize,
-    /// Connections that have just been used, and since when they are idle.
-    kept: Vec<(Loan, Instant)>,
-    /// Whether a task is there to return them.
-    returns: bool,
-}
-
-/// A connection that is used for several statements.
-#[derive(Debug)]
-struct Loan {
-    connection: Connection,
-    /// How many statements it has run.
-    statements: u32,
-}
-
-impl Loan {
-    /// Counts a statement. Returns `true` if it was the last one.
-    fn ends(&mut self) -> bool {
-        self.statements += 1;
-        self.statements >= LOAN
-    }
+    /// Connections between two statements, with the end of the first.
+    idle: Vec<(Checkout, Instant)>,
+    is_reaper_running: bool,
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct PendingRead {
     key: GrantKey,
     answer: oneshot::Sender<Answer>,
 }
 
-impl Reads {
+/// A connection that is held for several statements.
+#[derive(Debug)]
+struct Checkout {
+    connection: Connection,
+    /// The number of statements that it has run.
+    statements: u32,
+}
+
+impl GrantReader {
     pub(in crate::storage) fn new(db: Database, clock: Clock) -> Arc<Self> {
         let backend = db.get_database_backend();
-        let one = format!(
+        let single = format!(
             "SELECT {COLUMNS}, {now} AS now FROM grants g LEFT JOIN access_tokens t \
              ON t.grant_id = g.id AND t.token_set = '' AND t.resources_hash = $5 \
              WHERE g.namespace = $1 AND g.provider = $2 AND g.subject = $3 AND g.account = $4",
             now = clock.now_sql(backend, 6),
         );
-        // LIMIT keeps each part a search of its index, whatever the statistics say. PostgreSQL estimates as
-        // many rows for `generate_subscripts` whatever the arrays, so that it keeps one plan; `unnest` would
-        // be planned anew each time.
-        let several = format!(
+        // LIMIT makes each part a search of its index under any statistics. PostgreSQL estimates the same number
+        // of rows for `generate_subscripts` for all arrays, so that it keeps one plan. It would plan `unnest` for
+        // each execution.
+        let batch = format!(
             "SELECT {COLUMNS}, {now} AS now, k.place FROM generate_subscripts($1, 1) AS k (place) \
              CROSS JOIN LATERAL (SELECT * FROM grants g WHERE g.namespace = ($1)[k.place] \
              AND g.provider = ($2)[k.place] AND g.subject = ($3)[k.place] \
@@ -111,193 +114,253 @@ impl Reads {
              AND t.token_set = '' AND t.resources_hash = '' LIMIT 1) t ON TRUE",
             now = clock.now_sql(backend, 5),
         );
-        Arc::new(Self { db, clock, one, several, queue: Mutex::default() })
+        Arc::new(Self { db, clock, single, batch, state: Mutex::default() })
     }
 
     async fn read(self: &Arc<Self>, key: &GrantKey) -> Answer {
         // A trace shows the statement of its own call.
         if self.db.get_database_backend() == DbBackend::Sqlite || telemetry::is_recorded() {
-            return Box::pin(self.alone(key)).await;
+            return Box::pin(self.read_single(key)).await;
         }
-        let answered = match self.take_turn(key) {
-            Ok(_turn) => return Box::pin(self.first(key)).await,
-            Err(answered) => answered,
-        };
-        answered.await.unwrap_or_else(|_| Err(DbErr::Custom("the read was given up".into()).into()))
+        match self.start_or_enqueue(key) {
+            Ok(_turn) => Box::pin(self.read_at_once(key)).await,
+            Err(answered) => {
+                let answered = self.db.unless_away(self.wait(answered));
+                match tokio::time::timeout(LONGEST_WAIT, answered).await {
+                    Ok(answer) => answer?,
+                    Err(_) => Err(given_up()),
+                }
+            }
+        }
     }
 
-    /// Reads at once, on a connection of the read before if there is one.
-    async fn first(self: &Arc<Self>, key: &GrantKey) -> Answer {
-        let mut loan = self.loan().await?;
-        match loan.connection.query_all(self.statement(key)).await.map_err(StorageError::from) {
+    /// Returns a turn to run a statement, or enqueues the read.
+    fn start_or_enqueue(
+        self: &Arc<Self>,
+        key: &GrantKey,
+    ) -> Result<Turn, oneshot::Receiver<Answer>> {
+        let mut state = self.lock();
+        if state.statements < QUICK_STATEMENTS {
+            state.statements += 1;
+            return Ok(Turn::of(self));
+        }
+        let (answer, answered) = oneshot::channel();
+        state.pending.push_back(PendingRead { key: key.clone(), answer });
+        Err(answered)
+    }
+
+    /// Waits for the answer, and starts more statements while those under way are slow.
+    async fn wait(self: &Arc<Self>, mut answered: oneshot::Receiver<Answer>) -> Answer {
+        loop {
+            match tokio::time::timeout(SLOW, &mut answered).await {
+                Ok(answer) => return answer.unwrap_or_else(|_| Err(given_up())),
+                Err(_) => self.start_another(),
+            }
+        }
+    }
+
+    fn start_another(self: &Arc<Self>) {
+        let mut state = self.lock();
+        if !state.pending.is_empty() && state.statements < self.db.max_connections() {
+            state.statements += 1;
+            tokio::spawn(Turn::of(self).run());
+        }
+    }
+
+    /// Reads on the connection of the read before, if it is still held.
+    async fn read_at_once(self: &Arc<Self>, key: &GrantKey) -> Answer {
+        let mut checkout = self.checkout().await?;
+        let rows = checkout.connection.query_all(self.single_statement(key)).await;
+        match rows.map_err(StorageError::from) {
             Ok(rows) => {
-                self.keep(loan);
+                self.hold(checkout);
                 Ok(rows.into_iter().next())
             }
             Err(error) if error.is_conflict() => {
-                drop(loan);
-                self.alone(key).await
+                drop(checkout);
+                self.read_single(key).await
             }
             Err(error) => Err(error),
         }
     }
 
-    /// A turn to run a statement, or else a place among those who wait for one.
-    fn take_turn(self: &Arc<Self>, key: &GrantKey) -> Result<Turn, oneshot::Receiver<Answer>> {
-        let mut queue = self.lock();
-        if queue.statements < STATEMENTS {
-            queue.statements += 1;
-            return Ok(Turn(Arc::clone(self)));
-        }
-        let (answer, answered) = oneshot::channel();
-        queue.waiting.push_back(Waiting { key: key.clone(), answer });
-        Err(answered)
+    async fn read_single(&self, key: &GrantKey) -> Answer {
+        Ok(self.db.query_one_raw(self.single_statement(key)).await?)
     }
 
-    /// Reads until none waits.
-    async fn run(self: Arc<Self>) {
-        let mut loan = None;
-        loop {
-            if loan.is_none() {
-                loan = Some(self.loan().await);
+    fn single_statement(&self, key: &GrantKey) -> Statement {
+        let mut values: Vec<Value> = texts(key).map(Value::from).to_vec();
+        values.push(Vec::<u8>::new().into());
+        values.extend(self.clock.value());
+        Statement::from_sql_and_values(self.db.get_database_backend(), &self.single, values)
+    }
+
+    async fn read_batch(
+        &self,
+        connection: &mut Connection,
+        batch: &[PendingRead],
+    ) -> Result<Rows, DbErr> {
+        let column = |part: usize| {
+            let values = batch.iter().map(|read| Value::from(texts(&read.key)[part])).collect();
+            Value::Array(ArrayType::String, Some(Box::new(values)))
+        };
+        let mut values: Vec<Value> = (0..4).map(column).collect();
+        values.extend(self.clock.value());
+        let statement = Statement::from_sql_and_values(DbBackend::Postgres, &self.batch, values);
+        let rows = connection.query_all(statement).await?;
+        rows.into_iter().map(|row| Ok((row.try_get("", "place")?, row))).collect()
+    }
+
+    /// Sends each read its answer. A caller that has gone gets none.
+    async fn answer(&self, batch: Vec<PendingRead>, rows: Result<Rows, StorageError>) {
+        match rows {
+            Ok(mut rows) => {
+                for (place, read) in (1..).zip(batch) {
+                    let _ = read.answer.send(Ok(rows.remove(&place)));
+                }
             }
-            // Those who have just been answered may ask for more.
-            tokio::task::yield_now().await;
-            let Some(waiting) = self.next() else { break };
-            let rows = match &mut loan {
-                Some(Ok(loan)) => self.together(&mut loan.connection, &waiting).await,
-                Some(Err(error)) => Err(error.clone()),
-                None => break,
-            };
-            let ended = loan.take_if(|loan| rows.is_err() || loan.as_mut().is_ok_and(Loan::ends));
-            drop(ended);
-            self.answer(waiting, rows.map_err(StorageError::from)).await;
-        }
-        if let Some(Ok(loan)) = loan {
-            self.keep(loan);
+            Err(error) if concerns_all(&error) => {
+                for read in batch {
+                    let _ = read.answer.send(Err(error.clone()));
+                }
+            }
+            // One grant must not fail the others of its batch, and a conflict is repeated.
+            Err(_) => {
+                let singles = batch.into_iter().map(|read| async move {
+                    let _ = read.answer.send(self.read_single(&read.key).await);
+                });
+                join_all(singles).await;
+            }
         }
     }
 
-    /// The connection of a read that has just ended, or one of the pool.
-    async fn loan(&self) -> Result<Loan, DbErr> {
-        let kept = self.lock().kept.pop();
-        match kept {
-            Some((loan, _)) => Ok(loan),
-            None => Ok(Loan { connection: self.db.connection().await?, statements: 0 }),
+    /// Takes an idle connection, or one of the pool.
+    async fn checkout(&self) -> Result<Checkout, DbErr> {
+        let idle = self.lock().idle.pop();
+        match idle {
+            Some((checkout, _)) => Ok(checkout),
+            None => Ok(Checkout { connection: self.db.connection().await?, statements: 0 }),
         }
     }
 
-    /// Keeps a connection for the next read, so that a busy time need not take one from the pool, and have
-    /// it tested by the pool, for each.
-    fn keep(self: &Arc<Self>, mut loan: Loan) {
-        if loan.ends() {
+    /// Holds a connection for the next read, so that a busy process need not take one from the pool for each: the
+    /// pool pings every connection that returns.
+    fn hold(self: &Arc<Self>, mut checkout: Checkout) {
+        checkout.statements += 1;
+        if checkout.statements >= MAX_STATEMENTS || self.db.max_connections() < SMALLEST_POOL {
             return;
         }
-        let mut queue = self.lock();
-        queue.kept.push((loan, Instant::now()));
-        if !std::mem::replace(&mut queue.returns, true) {
-            tokio::spawn(Arc::clone(self).return_kept());
+        let mut state = self.lock();
+        state.idle.push((checkout, Instant::now()));
+        if !std::mem::replace(&mut state.is_reaper_running, true) {
+            tokio::spawn(Arc::clone(self).reap());
         }
     }
 
-    /// Gives back to the pool what is not used again soon.
-    async fn return_kept(self: Arc<Self>) {
+    /// Returns idle connections to the pool until there are none.
+    async fn reap(self: Arc<Self>) {
         loop {
-            tokio::time::sleep(KEPT).await;
-            let mut queue = self.lock();
-            let returned: Vec<_> =
-                queue.kept.extract_if(.., |(_, at)| at.elapsed() >= KEPT).collect();
-            let is_done = queue.kept.is_empty();
-            queue.returns = !is_done;
-            drop(queue);
+            tokio::time::sleep(IDLE_TIMEOUT).await;
+            let mut state = self.lock();
+            let idle = |(_, since): &mut (Checkout, Instant)| since.elapsed() >= IDLE_TIMEOUT;
+            let returned: Vec<_> = state.idle.extract_if(.., idle).collect();
+            state.is_reaper_running = !state.idle.is_empty();
+            let goes_on = state.is_reaper_running;
+            drop(state);
             drop(returned);
-            if is_done {
+            if !goes_on {
                 return;
             }
         }
     }
 
-    /// The next reads for one statement. Without any the turn ends.
-    fn next(&self) -> Option<Vec<Waiting>> {
-        let mut queue = self.lock();
-        if queue.waiting.is_empty() {
-            queue.statements -= 1;
-            return None;
-        }
-        let count = queue.waiting.len().min(READS);
-        Some(queue.waiting.drain(..count).collect())
-    }
-
-    /// Gives each of those who wait its answer. One that has gone is not told.
-    async fn answer(&self, waiting: Vec<Waiting>, rows: Result<Rows, StorageError>) {
-        match rows {
-            Ok(mut rows) => {
-                for (place, waiting) in (1..).zip(waiting) {
-                    let _ = waiting.answer.send(Ok(rows.remove(&place)));
-                }
-            }
-            // The values of one key must not fail the others; and a conflict is repeated there.
-            Err(error) if matches!(error.kind(), ErrorKind::Permanent | ErrorKind::Conflict) => {
-                for waiting in waiting {
-                    let answer = self.alone(&waiting.key).await;
-                    let _ = waiting.answer.send(answer);
-                }
-            }
-            Err(error) => {
-                for waiting in waiting {
-                    let _ = waiting.answer.send(Err(error.clone()));
-                }
-            }
-        }
-    }
-
-    async fn alone(&self, key: &GrantKey) -> Answer {
-        Ok(self.db.query_one_raw(self.statement(key)).await?)
-    }
-
-    fn statement(&self, key: &GrantKey) -> Statement {
-        let mut values: Vec<Value> = texts(key).map(Value::from).to_vec();
-        values.push(Vec::<u8>::new().into());
-        values.extend(self.clock.value());
-        let backend = self.db.get_database_backend();
-        Statement::from_sql_and_values(backend, &self.one, values)
-    }
-
-    async fn together(
-        &self,
-        connection: &mut Connection,
-        waiting: &[Waiting],
-    ) -> Result<Rows, DbErr> {
-        let column = |part: usize| {
-            let values = waiting.iter().map(|read| Value::from(texts(&read.key)[part])).collect();
-            Value::Array(ArrayType::String, Some(Box::new(values)))
-        };
-        let mut values: Vec<Value> = (0..4).map(column).collect();
-        values.extend(self.clock.value());
-        let statement = Statement::from_sql_and_values(DbBackend::Postgres, &self.several, values);
-        let rows = connection.query_all(statement).await?;
-        rows.into_iter().map(|row| Ok((row.try_get("", "place")?, row))).collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A statement under way for the reads that wait, or for one caller.
+/// One of the statements under way, counted until this is dropped.
 #[derive(Debug)]
-struct Turn(Arc<Reads>);
+struct Turn {
+    reader: Arc<GrantReader>,
+    is_counted: bool,
+}
 
-/// What has come to wait is read next.
-impl Drop for Turn {
-    fn drop(&mut self) {
-        let mut queue = self.0.lock();
-        let runtime = tokio::runtime::Handle::try_current().ok();
-        match runtime.filter(|_| !queue.waiting.is_empty()) {
-            Some(runtime) => drop(runtime.spawn(Arc::clone(&self.0).run())),
-            None => queue.statements -= 1,
+impl Turn {
+    fn of(reader: &Arc<GrantReader>) -> Self {
+        Self { reader: Arc::clone(reader), is_counted: true }
+    }
+
+    /// Reads batches until no read is pending.
+    async fn run(mut self) {
+        let reader = Arc::clone(&self.reader);
+        let mut held = None;
+        loop {
+            // Callers that have just been answered may read again.
+            tokio::task::yield_now().await;
+            let checkout = match held.take() {
+                Some(checkout) => Ok(checkout),
+                None => reader.checkout().await,
+            };
+            let Some(batch) = self.next_batch() else {
+                if let Ok(checkout) = checkout {
+                    reader.hold(checkout);
+                }
+                return;
+            };
+            let rows = match checkout {
+                Ok(mut checkout) => {
+                    let rows = reader.read_batch(&mut checkout.connection, &batch).await;
+                    checkout.statements += 1;
+                    let ends = checkout.statements >= MAX_STATEMENTS
+                        || reader.db.max_connections() < SMALLEST_POOL;
+                    held = Some(checkout).filter(|_| rows.is_ok() && !ends);
+                    rows
+                }
+                Err(error) => Err(error),
+            };
+            reader.answer(batch, rows.map_err(StorageError::from)).await;
         }
     }
+
+    /// Takes the reads of the next batch. Without any the turn ends.
+    fn next_batch(&mut self) -> Option<Vec<PendingRead>> {
+        let mut state = self.reader.lock();
+        state.pending.retain(|read| !read.answer.is_closed());
+        if state.pending.is_empty() {
+            state.statements -= 1;
+            self.is_counted = false;
+            return None;
+        }
+        let count = state.pending.len().min(MAX_BATCH);
+        Some(state.pending.drain(..count).collect())
+    }
+}
+
+/// Continues with the reads that have become pending.
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if !self.is_counted {
+            return;
+        }
+        let mut state = self.reader.lock();
+        let runtime = tokio::runtime::Handle::try_current().ok();
+        match runtime.filter(|_| !state.pending.is_empty()) {
+            Some(runtime) => drop(runtime.spawn(Self::of(&self.reader).run())),
+            None => state.statements -= 1,
+        }
+    }
+}
+
+/// Returns `true` if a statement about any other grant would have failed too.
+fn concerns_all(error: &StorageError) -> bool {
+    error.is_out_of_reach()
+        || error.is_connection_failure()
+        || (error.is_contended() && !error.is_conflict())
+}
+
+fn given_up() -> StorageError {
+    DbErr::Custom("the read was given up".to_owned()).into()
 }
 
 fn texts(key: &GrantKey) -> [&str; 4] {
@@ -311,7 +374,7 @@ impl Storage {
     ///
     /// [`StorageError`] where the database or the row cannot be read.
     pub async fn find_grant(&self, key: &GrantKey) -> Result<Option<Held>, StorageError> {
-        let Some(row) = self.reads.read(key).await? else { return Ok(None) };
+        let Some(row) = self.grant_reader.read(key).await? else { return Ok(None) };
         let token = access_tokens::Model::from_query_result_optional(&row, "t_")?;
         let grant = convert::grant(GrantRow::from_query_result(&row, "")?, key.clone())?;
         let access_token = token.map(|token| self.access_token(&grant, token)).transpose()?;

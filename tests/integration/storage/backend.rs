@@ -286,6 +286,16 @@ impl Store {
         Self { storage: Arc::new(storage), clock, place }
     }
 
+    /// The same database through pools of another size.
+    pub async fn with_connections(&self, max_connections: u32) -> Self {
+        let clock = Clock::Fixed(Arc::clone(&self.clock));
+        let settings = Settings { max_connections, ..settings(&self.place, clock) };
+        let keyring = keyring(&[("test", 7)]);
+        let storage = Storage::connect(&settings, keyring, Random::system()).await;
+        let storage = Arc::new(storage.expect("a database"));
+        Self { storage, clock: Arc::clone(&self.clock), place: self.place.clone() }
+    }
+
     /// Another replica, with other keys.
     pub async fn beside(&self, keyring: Arc<Keyring>) -> Self {
         let storage = Arc::new(open(&self.place, &self.clock, keyring).await);
