@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use http::StatusCode;
 use secrecy::ExposeSecret;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::error::{OAuthError, ProviderError};
 use super::response::{self, Context, Request, Unusable};
-use super::userinfo::Userinfo;
 use crate::domain::token::{RawAnswer, TokenSet};
 
 /// Codes of a dead refresh token, beside `invalid_grant`, that mean nothing else at any provider: GitHub's, Slack's,
@@ -53,6 +52,13 @@ pub struct TokenAnswer {
     pub raw: RawAnswer,
     /// Its tokens, or the reason why it cannot be used whole.
     pub tokens: Result<TokenSet, Unusable>,
+}
+
+/// An answer of a userinfo endpoint.
+pub(super) enum Userinfo {
+    Plain(Map<String, Value>),
+    /// A signed JWT, which is still to be verified.
+    Signed(String),
 }
 
 /// Classifies an answer of a token endpoint. `dead_grant_errors` are the provider's own codes for a dead code or
@@ -101,7 +107,7 @@ pub(super) fn token_answer(
             tokens => Ok(TokenAnswer { raw, tokens }),
         },
         Some(failure) => {
-            // Whatever else the answer says, a new refresh token must be kept.
+            // A new refresh token must be kept, also beside an error.
             let refresh_token = match tokens {
                 Ok(tokens) => tokens.refresh_token,
                 Err(unusable) => unusable.refresh_token,
@@ -158,7 +164,7 @@ pub(super) fn document(response: &Response) -> Result<Option<Value>, ProviderErr
 
 /// Removes the last value of a form that was cut. The end of JSON shows by itself.
 fn without_cut_value(content: RawAnswer) -> RawAnswer {
-    if is_json(&content) {
+    if is_json(&content) || is_page(&content) {
         return content;
     }
     let body = content.body.expose_secret();

@@ -10,9 +10,9 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 use url::Url;
 
+use super::classify::Userinfo;
 use super::directory::Directory;
 use super::error::ProviderError;
-use super::userinfo::Userinfo;
 use crate::domain::provider::{Provider, Server};
 use crate::domain::time::Timestamp;
 

@@ -2,21 +2,12 @@
 //! provider's own).
 
 use secrecy::SecretString;
-use serde_json::{Map, Value};
 use url::Url;
 
-use super::classify;
+use super::classify::{self, Userinfo};
 use super::error::ProviderError;
 use super::http::{Call, Http, Operation};
 use crate::domain::name::Name;
-
-/// An answer of a userinfo endpoint.
-#[derive(Debug)]
-pub(super) enum Userinfo {
-    Plain(Map<String, Value>),
-    /// A signed JWT, which is still to be verified.
-    Signed(String),
-}
 
 impl Http {
     /// Asks who the user is. Returns `None` if the provider does not say.

@@ -138,6 +138,7 @@ fn an_answer_that_was_cut_is_used_if_it_is_complete() {
     assert_eq!(cut("refresh_token=r&access_token=a"), "partial");
     assert_eq!(cut("access_token=a&refresh_token=r"), "unusable, acted");
     assert_eq!(cut(""), "unusable, acted");
+    assert_eq!(cut("<html><title>Sign in"), "unusable, unknown");
 }
 
 #[test]
@@ -215,7 +216,7 @@ proptest! {
         let _ = document(&response());
     }
 
-    /// Whatever the status, and whatever stands beside it.
+    /// Under every status, and beside every other member.
     #[test]
     fn a_refresh_token_is_never_lost(
         status in 100_u16..1000,
