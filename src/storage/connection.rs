@@ -7,18 +7,20 @@
 //! has rolled back by itself, for example on a full disk. Either way later callers would work inside a
 //! transaction that is never committed. So `BEGIN`, `COMMIT` and `ROLLBACK` are plain statements here.
 
+mod transaction;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
 use futures::future::BoxFuture;
-use futures::lock::Mutex;
 use sea_orm::sqlx::pool::PoolConnection;
 use sea_orm::sqlx::{self, AssertSqlSafe, PgPool, Postgres, Sqlite, SqlitePool};
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, ExecResult, QueryResult, RuntimeErr, Statement};
 use sea_query_sqlx::SqlxValues;
 use tokio::sync::OwnedSemaphorePermit;
 
+pub(super) use self::transaction::Transaction;
 use super::error::{StorageError, is_connection_failure, leaves_session_usable};
 use super::outage::Outage;
 use super::statement::StatementTimeout;
@@ -49,17 +51,7 @@ pub(super) enum Waits {
     UnlessAway,
 }
 
-/// One transaction. Dropped without [`Transaction::commit`], it is rolled back.
-#[derive(Debug)]
-pub(super) struct Transaction {
-    /// `None` only while the transaction ends.
-    session: Mutex<Option<Session>>,
-    backend: DbBackend,
-    /// The turn to write, released only after the transaction has ended.
-    turn: Option<OwnedSemaphorePermit>,
-}
-
-/// A connection for several statements, each of which commits by itself and is not repeated.
+/// A connection for several statements. Each commits by itself and is not repeated.
 #[derive(Debug)]
 pub(super) struct Connection(Session);
 
@@ -210,7 +202,7 @@ impl Database {
         let mut session = self.session().await?;
         session.command(begin).await?;
         session.state = SessionState::InTransaction;
-        Ok(Transaction { session: Mutex::new(Some(session)), backend, turn })
+        Ok(Transaction::new(session, backend, turn))
     }
 
     async fn autocommit<T, F>(
@@ -264,77 +256,12 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// The statement's error. After one the connection is to be dropped.
+    /// The statement's error. Drop the connection after one.
     pub(super) async fn query_all(
         &mut self,
         statement: Statement,
     ) -> Result<Vec<QueryResult>, DbErr> {
         self.0.query_all(statement).await
-    }
-}
-
-impl Transaction {
-    /// Commits. After an error the transaction may have been committed all the same.
-    ///
-    /// # Errors
-    ///
-    /// An error if a statement of the transaction had failed, or `COMMIT` itself fails.
-    pub(super) async fn commit(mut self) -> Result<(), DbErr> {
-        let Some(mut session) = self.session.get_mut().take() else { return Err(ended()) };
-        if session.state != SessionState::InTransaction {
-            // PostgreSQL would answer COMMIT of a failed transaction with a silent ROLLBACK.
-            return Err(DbErr::Custom("a statement of the transaction failed".to_owned()));
-        }
-        session.command("COMMIT").await?;
-        session.state = SessionState::Idle;
-        Ok(())
-    }
-}
-
-impl Drop for Transaction {
-    fn drop(&mut self) {
-        let Some(mut session) = self.session.get_mut().take() else { return };
-        let turn = self.turn.take();
-        // SQLite may have rolled back by itself after an error, so such a connection is closed.
-        let can_go_on = match self.backend {
-            DbBackend::Sqlite => session.state == SessionState::InTransaction,
-            _ => matches!(session.state, SessionState::InTransaction | SessionState::Aborted),
-        };
-        let runtime = tokio::runtime::Handle::try_current().ok().filter(|_| can_go_on);
-        let Some(runtime) = runtime else { return };
-        runtime.spawn(async move {
-            if session.command("ROLLBACK").await.is_ok() {
-                session.state = SessionState::Idle;
-            }
-            drop(session);
-            drop(turn);
-        });
-    }
-}
-
-#[sea_orm_migration::async_trait::async_trait]
-impl ConnectionTrait for Transaction {
-    fn get_database_backend(&self) -> DbBackend {
-        self.backend
-    }
-
-    async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
-        let mut session = self.session.lock().await;
-        session.as_mut().ok_or_else(ended)?.execute(statement).await
-    }
-
-    async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
-        let mut session = self.session.lock().await;
-        session.as_mut().ok_or_else(ended)?.command(sql).await
-    }
-
-    async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
-        Ok(self.query_all_raw(statement).await?.into_iter().next())
-    }
-
-    async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
-        let mut session = self.session.lock().await;
-        session.as_mut().ok_or_else(ended)?.query_all(statement).await
     }
 }
 
