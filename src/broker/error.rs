@@ -6,7 +6,7 @@ use super::authorize::Started;
 use crate::domain::authorization::State;
 use crate::domain::grant::Subject;
 use crate::domain::name::Name;
-use crate::provider::{INVALID_CLIENT, INVALID_RESPONSE, OAuthError, ProviderError};
+use crate::provider::{OAuthError, ProviderError};
 use crate::storage::StorageError;
 
 /// How soon a caller may try again where nothing better is known.
@@ -60,32 +60,18 @@ impl BrokerError {
     /// What callers are told of a provider's error, sorted as the contract sorts it.
     pub(super) fn from_provider(provider: &Name, error: &ProviderError) -> Self {
         let provider = provider.clone();
-        match error {
-            ProviderError::DeadGrant { .. } => {
+        match error.code() {
+            Some(_) if matches!(error, ProviderError::DeadGrant { .. }) => {
                 Self::ReauthorizationRequired { provider, started: None }
             }
-            ProviderError::RefusesBroker { error, .. } => {
-                Self::ProviderMisconfigured { provider, error: error.clone() }
+            Some(error) if error.is_misconfiguration() => {
+                Self::ProviderMisconfigured { provider, error }
             }
-            ProviderError::Refused { error, .. } if error.is_misconfiguration() => {
-                Self::ProviderMisconfigured { provider, error: error.clone() }
+            Some(error) => Self::ProviderError { provider, error },
+            None => {
+                let retry_after = error.retry_after().unwrap_or(RETRY);
+                Self::ProviderUnavailable { provider, retry_after }
             }
-            ProviderError::Unauthorized => {
-                Self::ProviderMisconfigured { provider, error: OAuthError::new(INVALID_CLIENT) }
-            }
-            ProviderError::Refused { error, .. } => {
-                Self::ProviderError { provider, error: error.clone() }
-            }
-            ProviderError::Odd(_) => {
-                Self::ProviderError { provider, error: OAuthError::new(INVALID_RESPONSE) }
-            }
-            passes @ (ProviderError::NotSent(_)
-            | ProviderError::NoAnswer(_)
-            | ProviderError::Broken { .. }
-            | ProviderError::RateLimited { .. }) => Self::ProviderUnavailable {
-                provider,
-                retry_after: passes.retry_after().unwrap_or(RETRY),
-            },
         }
     }
 

@@ -90,6 +90,12 @@ impl TokenKind {
             Self::Refresh => "refresh_token",
         }
     }
+
+    /// Reads what [`TokenKind::as_str`] wrote. Returns `None` for any other text.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Access, Self::Refresh].into_iter().find(|kind| kind.as_str() == text)
+    }
 }
 
 /// A token that is to be revoked at its provider.

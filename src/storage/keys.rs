@@ -201,31 +201,43 @@ impl Storage {
             forgotten.authorizations += failed.rows_affected;
             after = batch.into_iter().next_back().unwrap_or_default();
         }
-        let mut after = Vec::new();
-        while let Some(batch) = self.ids_after(revocations::Column::Id, after).await? {
-            let _turn = self.turn().await;
-            let deleted = revocations::Entity::delete_many()
-                .filter(revocations::Column::Id.is_in(batch.clone()))
-                .filter(sealed_under(revocations::Column::Token, id))
-                .exec(&self.db)
+        forgotten.revocations = self
+            .delete_sealed::<revocations::Entity>(
+                revocations::Column::Id,
+                revocations::Column::Token,
+                id,
+            )
+            .await?
+            + self
+                .delete_sealed::<superseded_tokens::Entity>(
+                    superseded_tokens::Column::Id,
+                    superseded_tokens::Column::Token,
+                    id,
+                )
                 .await?;
-            forgotten.revocations += deleted.rows_affected;
-            after = batch.into_iter().next_back().unwrap_or_default();
-        }
-        let mut after = Vec::new();
-        while let Some(batch) = self.ids_after(superseded_tokens::Column::Id, after).await? {
-            let _turn = self.turn().await;
-            let deleted = superseded_tokens::Entity::delete_many()
-                .filter(superseded_tokens::Column::Id.is_in(batch.clone()))
-                .filter(sealed_under(superseded_tokens::Column::Token, id))
-                .exec(&self.db)
-                .await?;
-            forgotten.revocations += deleted.rows_affected;
-            after = batch.into_iter().next_back().unwrap_or_default();
-        }
         let _turn = self.turn().await;
         encryption_keys::Entity::delete_by_id(id).exec(&self.db).await?;
         Ok(forgotten)
+    }
+
+    /// Deletes rows whose token is sealed under a key. Returns their number.
+    async fn delete_sealed<E: EntityTrait>(
+        &self,
+        id: E::Column,
+        token: E::Column,
+        key_id: &str,
+    ) -> Result<u64, StorageError> {
+        let mut deleted = 0;
+        let mut after = Vec::new();
+        while let Some(batch) = self.ids_after(id, after).await? {
+            let _turn = self.turn().await;
+            let delete = E::delete_many()
+                .filter(id.is_in(batch.clone()))
+                .filter(sealed_under(token, key_id));
+            deleted += delete.exec(&self.db).await?.rows_affected;
+            after = batch.into_iter().next_back().unwrap_or_default();
+        }
+        Ok(deleted)
     }
 
     /// The next ids of a table in their order. `None` at the end.

@@ -140,11 +140,8 @@ impl Storage {
         )?;
         let id = rows::id(&model.id)?;
         let token = self.open(origin(model, id, &key)?, &model.token)?;
-        let kind = match model.kind.as_str() {
-            "access_token" => TokenKind::Access,
-            "refresh_token" => TokenKind::Refresh,
-            other => return Err(StorageError::damaged(REVOCATIONS, format!("kind {other:?}"))),
-        };
+        let kind = TokenKind::parse(&model.kind)
+            .ok_or_else(|| StorageError::damaged(REVOCATIONS, format!("kind {:?}", model.kind)))?;
         let attempts = u32::try_from(model.attempts).unwrap_or(u32::MAX);
         Ok(Revocation { id, key, kind, token, attempts })
     }

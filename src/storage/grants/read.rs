@@ -37,8 +37,7 @@ const MAX_STATEMENTS: u32 = 100;
 /// The time without a statement after which a connection returns to the pool.
 const IDLE_TIMEOUT: Duration = Duration::from_millis(5);
 
-/// The smallest pool of which connections are held between statements. In a smaller one they would be missing to
-/// others.
+/// The smallest pool whose connections are held between statements. A smaller one has none to spare.
 const SMALLEST_POOL: usize = 4;
 
 /// The columns of [`GrantRow`], the lease and the access token.
@@ -70,7 +69,7 @@ pub(in crate::storage) struct GrantReader {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Bounded by the calls that may be under way, each of which waits for its answer.
+    /// Bounded by the calls that may be under way, which wait for their answers.
     pending: VecDeque<PendingRead>,
     /// The number of statements under way.
     statements: usize,
@@ -247,7 +246,7 @@ impl GrantReader {
     /// pool pings every connection that returns.
     fn hold(self: &Arc<Self>, mut checkout: Checkout) {
         checkout.statements += 1;
-        if checkout.statements >= MAX_STATEMENTS || self.db.max_connections() < SMALLEST_POOL {
+        if !self.may_hold(&checkout) {
             return;
         }
         let mut state = self.lock();
@@ -257,6 +256,10 @@ impl GrantReader {
         }
     }
 
+    fn may_hold(&self, checkout: &Checkout) -> bool {
+        checkout.statements < MAX_STATEMENTS && self.db.max_connections() >= SMALLEST_POOL
+    }
+
     /// Returns idle connections to the pool until there are none.
     async fn reap(self: Arc<Self>) {
         loop {
@@ -264,11 +267,11 @@ impl GrantReader {
             let mut state = self.lock();
             let idle = |(_, since): &mut (Checkout, Instant)| since.elapsed() >= IDLE_TIMEOUT;
             let returned: Vec<_> = state.idle.extract_if(.., idle).collect();
-            state.is_reaper_running = !state.idle.is_empty();
-            let goes_on = state.is_reaper_running;
+            let is_done = state.idle.is_empty();
+            state.is_reaper_running = !is_done;
             drop(state);
             drop(returned);
-            if !goes_on {
+            if is_done {
                 return;
             }
         }
@@ -312,9 +315,7 @@ impl Turn {
                 Ok(mut checkout) => {
                     let rows = reader.read_batch(&mut checkout.connection, &batch).await;
                     checkout.statements += 1;
-                    let ends = checkout.statements >= MAX_STATEMENTS
-                        || reader.db.max_connections() < SMALLEST_POOL;
-                    held = Some(checkout).filter(|_| rows.is_ok() && !ends);
+                    held = Some(checkout).filter(|held| rows.is_ok() && reader.may_hold(held));
                     rows
                 }
                 Err(error) => Err(error),
@@ -360,7 +361,10 @@ fn concerns_all(error: &StorageError) -> bool {
 }
 
 fn given_up() -> StorageError {
-    DbErr::Custom("the read was given up".to_owned()).into()
+    DbErr::Custom(
+        "a shared read got no answer in 11 s; look for slow statements and locks".to_owned(),
+    )
+    .into()
 }
 
 fn texts(key: &GrantKey) -> [&str; 4] {

@@ -237,7 +237,7 @@ impl Storage {
 }
 
 impl Storage {
-    /// The time of the first of some failures in a row, of which another one is being stored. A version before the
+    /// The time of the first failure in a row, while a failure is stored. A version before the
     /// column counts failures without it, and starts again at none.
     pub(super) fn failing_since(&self) -> Expr {
         let since = Expr::col(grants::Column::FailingSince).if_null(self.now_expr());

@@ -118,10 +118,9 @@ impl Storage {
         for token in superseded {
             let row = rows::id(&token.id)?;
             let place = Place { table: SUPERSEDED_TOKENS, column: "token", row, key };
-            let kind = match token.kind.as_str() {
-                "access_token" => TokenKind::Access,
-                _ => TokenKind::Refresh,
-            };
+            let kind = TokenKind::parse(&token.kind).ok_or_else(|| {
+                StorageError::damaged(SUPERSEDED_TOKENS, format!("kind {:?}", token.kind))
+            })?;
             let expires_at = token.expires_at.map(Timestamp::from_millis);
             self.doom(doomed, kind, place, &token.token, expires_at);
         }

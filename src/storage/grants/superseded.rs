@@ -12,7 +12,7 @@ use crate::crypto::sealed::Place;
 use crate::domain::grant::GrantKey;
 use crate::domain::id::Id;
 use crate::domain::time::Timestamp;
-use crate::domain::token::{TokenKind, TokenSet};
+use crate::domain::token::{DoomedToken, TokenKind, TokenSet};
 use crate::storage::entity::{access_tokens, grants, superseded_tokens};
 use crate::storage::{Storage, StorageError, Write, rows};
 
@@ -33,44 +33,43 @@ impl Storage {
         now: Timestamp,
     ) -> Result<(), StorageError> {
         let row = rows::id(&grant.id)?;
-        let place = |table, column| Place { table, column, row, key };
-        let refresh_expires_at = grant.refresh_expires_at;
-        let mut tokens = Vec::new();
-        for (column, sealed) in
-            [(REFRESH_TOKEN, &grant.refresh_token), (FALLBACK, &grant.fallback_refresh_token)]
-        {
-            if let Some(sealed) = sealed {
-                let opened = self.open(place(GRANTS, column), sealed);
-                tokens.push((TokenKind::Refresh, opened, refresh_expires_at));
-            }
-        }
+        let token = |kind, table, column, sealed, expires_at: Option<i64>| {
+            let place = Place { table, column, row, key };
+            let value = self.open(place, sealed).ok()?;
+            Some(DoomedToken { kind, value, expires_at: expires_at.map(Timestamp::from_millis) })
+        };
+        let refresh =
+            [(REFRESH_TOKEN, &grant.refresh_token), (FALLBACK, &grant.fallback_refresh_token)];
+        let mut tokens: Vec<DoomedToken> = refresh
+            .into_iter()
+            .filter_map(|(column, sealed)| {
+                let ends = grant.refresh_expires_at;
+                token(TokenKind::Refresh, GRANTS, column, sealed.as_ref()?, ends)
+            })
+            .collect();
         let access = access_tokens::Entity::find()
             .filter(access_tokens::Column::GrantId.eq(grant.id.clone()))
             .all(&**write)
             .await?;
-        for token in access {
-            let opened = self.open(place(ACCESS_TOKENS, "access_token"), &token.access_token);
-            tokens.push((TokenKind::Access, opened, token.expires_at));
-        }
-        for (kind, opened, expires_at) in tokens {
-            let Ok(value) = opened else { continue };
-            let has_ended = expires_at.is_some_and(|at| at <= now.millis());
-            if !has_ended && !is_one_of(&value, new) {
-                self.keep_superseded(write, row, key, kind, &value, expires_at, now).await?;
+        tokens.extend(access.iter().filter_map(|row| {
+            let sealed = &row.access_token;
+            token(TokenKind::Access, ACCESS_TOKENS, "access_token", sealed, row.expires_at)
+        }));
+        for token in tokens {
+            let has_ended = token.expires_at.is_some_and(|at| at <= now);
+            if !has_ended && !is_one_of(&token.value, new) {
+                self.keep_superseded(write, row, key, &token, now).await?;
             }
         }
         self.forget_oldest_superseded(write, row).await
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the columns of a row")]
     async fn keep_superseded(
         &self,
         write: &Write,
         grant: Id,
         key: &GrantKey,
-        kind: TokenKind,
-        value: &SecretString,
-        expires_at: Option<i64>,
+        token: &DoomedToken,
         now: Timestamp,
     ) -> Result<(), StorageError> {
         let id = self.random.id();
@@ -79,9 +78,9 @@ impl Storage {
             id: Set(id.as_bytes().to_vec()),
             grant_id: Set(grant.as_bytes().to_vec()),
             created_at: Set(now.millis()),
-            kind: Set(kind.as_str().to_owned()),
-            token: Set(self.seal(place, value)),
-            expires_at: Set(expires_at),
+            kind: Set(token.kind.as_str().to_owned()),
+            token: Set(self.seal(place, &token.value)),
+            expires_at: Set(token.expires_at.map(Timestamp::millis)),
         };
         row.insert(&**write).await?;
         Ok(())
