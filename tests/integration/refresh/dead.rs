@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use libtest_mimic::Trial;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
-use super::raw::read_request;
+use super::raw::{forward, read_request};
 use super::{LIFETIME, get, refresh};
 use crate::harness::soak::report;
 use crate::harness::{World, trial};
@@ -123,12 +123,7 @@ async fn pass(mut stream: TcpStream, shared: Arc<Shared>, (status, body): (&str,
         return;
     }
     let target = shared.lock().target.expect("it is known by then");
-    let mut provider = TcpStream::connect(target).await.expect("the provider listens");
-    let closing = request.replacen("\r\n", "\r\nConnection: close\r\n", 1);
-    provider.write_all(closing.as_bytes()).await.expect("it reads");
-    let mut response = Vec::new();
-    provider.read_to_end(&mut response).await.expect("it answers");
-    let text = String::from_utf8_lossy(&response).into_owned();
+    let text = forward(&request, target).await;
     let json = text.split_once("\r\n\r\n").map_or("", |(_, json)| json);
     let answer: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
     if let Some(token) = answer["refresh_token"].as_str() {
@@ -137,5 +132,5 @@ async fn pass(mut stream: TcpStream, shared: Arc<Shared>, (status, body): (&str,
             shared.dead.insert(token.to_owned());
         }
     }
-    drop(stream.write_all(&response).await);
+    drop(stream.write_all(text.as_bytes()).await);
 }

@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use libtest_mimic::Trial;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
-use super::raw::{gzip, read_request};
+use super::raw::{forward, gzip, read_request};
 use super::{BACKOFF, LIFETIME, get};
 use crate::harness::{World, trial};
 
@@ -125,13 +125,7 @@ impl Between {
 async fn pass(mut stream: TcpStream, target: SocketAddr, odd: Odd) {
     let request = read_request(&mut stream).await;
     let text = String::from_utf8_lossy(&request).into_owned();
-    // So that the response ends with its connection.
-    let closing = text.replacen("\r\n", "\r\nConnection: close\r\n", 1);
-    let mut provider = TcpStream::connect(target).await.expect("the provider listens");
-    provider.write_all(closing.as_bytes()).await.expect("it reads");
-    let mut response = Vec::new();
-    provider.read_to_end(&mut response).await.expect("it answers");
-    let answer = String::from_utf8(response).expect("text");
+    let answer = forward(&text, target).await;
     let is_refresh = text.contains("grant_type=refresh_token");
     let odd = match answer.split_once("\r\n\r\n") {
         Some((head, json)) if is_refresh && head.starts_with("HTTP/1.1 200") => odd(json),

@@ -98,9 +98,14 @@ async fn refused_for_good() {
         refusals += 1;
         world.advance(Duration::from_secs(20));
         refresh(&world, "u2", "").await.expect("the other one is well");
-        assert!(refusals < 20, "it goes on for ever");
+        assert!(refusals < 20, "it never ends");
     }
     assert!(refusals > 3, "{refusals}");
+    assert_offers_link(&world).await;
+}
+
+/// The grant of u1 needs a new authorization, and the refusal brings the link along.
+async fn assert_offers_link(world: &World) {
     let link = proto::GetTokenRequest {
         start_authorization: Some(proto::AuthorizationOptions::default()),
         ..get_token("u1")
@@ -137,13 +142,7 @@ async fn dead<const ROW: usize>() {
     world.granted("u1").await;
     world.advance(LIFETIME);
     script(&world, [json(status, body)]);
-    let link = proto::GetTokenRequest {
-        start_authorization: Some(proto::AuthorizationOptions::default()),
-        ..get_token("u1")
-    };
-    let refusal = told(world.client().get_token(link).await).expect_err("a refusal");
-    assert_eq!(refusal.reason, Reason::ReauthorizationRequired);
-    assert!(refusal.authorization.is_some(), "a link is offered");
+    assert_offers_link(&world).await;
     assert_eq!(state(&world, "u1").await, proto::GrantState::ReauthorizationRequired);
     // It is not sent again.
     world.advance(BACKOFF);

@@ -1,5 +1,6 @@
 //! A listener that answers with whatever bytes a test wants.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -79,6 +80,17 @@ pub async fn read_request(stream: &mut TcpStream) -> Vec<u8> {
         }
     }
     request
+}
+
+/// Sends a request on to a server, and returns its whole response.
+pub async fn forward(request: &str, target: SocketAddr) -> String {
+    // So that the response ends with its connection.
+    let closing = request.replacen("\r\n", "\r\nConnection: close\r\n", 1);
+    let mut server = TcpStream::connect(target).await.expect("it listens");
+    server.write_all(closing.as_bytes()).await.expect("it reads");
+    let mut response = String::new();
+    server.read_to_string(&mut response).await.expect("text");
+    response
 }
 
 /// An answer with a body of known length.
