@@ -64,7 +64,7 @@ pub fn first_look(
     keep_alive.map_or(renewal, |keep_alive| keep_alive.min(renewal))
 }
 
-/// When a refresh token is used so that it does not end unused: after two thirds of its time, the rest of which is left
+/// When a refresh token is used so that it does not end unused: after two thirds of its time. The rest is left
 /// for outages. `None` if it ends so soon that its end is not put off by its use.
 fn keep_alive(issued_at: Timestamp, ends: Timestamp) -> Option<Timestamp> {
     let lifetime = ends.since(issued_at);

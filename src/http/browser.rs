@@ -12,7 +12,7 @@ const LIFETIME: cookie::time::Duration = cookie::time::Duration::days(30);
 /// The most cookies of the broker's name that are looked at.
 const MOST: usize = 4;
 
-/// The secrets that the browser sent. A browser may have several cookies of one name, of which one is stale. Cookies of
+/// The secrets that the browser sent. A browser may have a stale cookie beside a valid one of the same name. Cookies of
 /// other applications may have any bytes.
 pub(super) fn secrets(headers: &HeaderMap, public_url: &Url) -> Vec<BrowserSecret> {
     let name = cookie_name(public_url);
@@ -82,7 +82,7 @@ mod tests {
             secrets(headers, &public).iter().map(BrowserSecret::cookie_value).collect()
         };
         assert_eq!(found(&headers), [browser.cookie_value()]);
-        // Bytes of another application's cookie, and two of the broker's, one of which is stale.
+        // Bytes of another application's cookie, and two of the broker's, the first one stale.
         let stale = BrowserSecret::new(&Random::seeded(2)).cookie_value();
         let name = "__Host-token-broker";
         let mut value = b"other=\xe4\xff; ".to_vec();

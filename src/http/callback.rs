@@ -15,7 +15,7 @@ use crate::provider::OAuthError;
 /// The longest parameter that is read, in bytes.
 const MAX_PARAMETER: usize = 8 * 1024;
 
-/// The parameters that are read. Others are ignored, whatever they are.
+/// The parameters that are read. All others are ignored.
 const READ: [&str; 4] = ["state", "code", "error", "iss"];
 
 /// The parameter that carries a posted form, sealed.

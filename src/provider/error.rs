@@ -198,7 +198,7 @@ impl ProviderError {
     }
 
     /// Returns `true` if the provider has refused this grant. Repeated refusals of one grant while others
-    /// are well mean that it is dead, whatever the provider calls it.
+    /// are well mean that it is dead under any error code.
     #[must_use]
     pub fn refuses_grant(&self) -> bool {
         match self {

@@ -117,7 +117,7 @@ pub fn tokens_in(answer: &RawAnswer, issued_at: Timestamp) -> Vec<DoomedToken> {
     .collect()
 }
 
-/// The error in an answer, whatever its status.
+/// The error in an answer with any status.
 #[must_use]
 pub(super) fn error_in(answer: &RawAnswer) -> Option<OAuthError> {
     Fields::of(answer).error()

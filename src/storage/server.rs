@@ -89,7 +89,7 @@ impl Server {
                 let outage = Arc::clone(&outage);
                 Box::pin(async move {
                     let tested = test_if_idle(connection, metadata).await;
-                    // The pool goes on to connect, which takes long if the server is away.
+                    // The pool then opens a connection, which takes long if the server is away.
                     if tested.is_err() {
                         outage.suspect();
                     }

@@ -227,7 +227,7 @@ impl State {
         (!retry_after.is_zero()).then(|| Stopped { error: error.clone(), retry_after })
     }
 
-    /// The provider has answered, whatever it thinks of this grant.
+    /// The provider has answered, also if it refuses this grant.
     fn answered(&mut self, grant: Id) {
         let others = std::mem::take(&mut self.failed).into_iter().filter(|other| *other != grant);
         if self.failing.len() < MOST_FAILING {

@@ -65,8 +65,8 @@ impl Broker {
                 && let Err(error) = &answer
                 && error.deserves_retry()
             {
-                // Whatever became of the first attempt, within the provider's grace the same refresh
-                // token still works; without any, there is nothing left to be lost.
+                // Within the provider's grace the same refresh token still works, also if the first attempt
+                // arrived. Without a grace a second attempt loses nothing more.
                 tracing::warn!(%error, "refresh failed; trying once more");
                 lease.intent_was_open |= error.is_ambiguous();
                 // Where the lease cannot be renewed, the first attempt's result stands.

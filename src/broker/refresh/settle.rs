@@ -242,7 +242,7 @@ impl Broker {
     }
 
     /// Returns `true` if the provider has refused this grant several times over some time, and has refreshed
-    /// another one since the first: then the grant is dead, whatever the provider calls it.
+    /// another one since the first: then the grant is dead under any error code.
     fn is_refused_for_good(&self, attempt: &Attempt<'_>, error: &ProviderError) -> bool {
         let Attempt { grant, server, lease, .. } = *attempt;
         let Some(since) = grant.failing_since else { return false };
