@@ -9,6 +9,7 @@ use crate::domain::grant::GrantKey;
 use crate::domain::id::Id;
 use crate::domain::scope::Scopes;
 use crate::domain::time::Timestamp;
+use crate::provider::{INVALID_RESPONSE, OAuthError};
 use crate::storage::NewAuthorization;
 
 /// What Authorize asks for.
@@ -120,6 +121,11 @@ impl Broker {
         if !beyond.is_empty() {
             return Err(BrokerError::ScopeNotAllowed { scopes: beyond });
         }
+        // A link that can only end at an error page helps nobody.
+        self.providers.check_metadata(provider).await.map_err(|_wrong| {
+            let error = OAuthError::new(INVALID_RESPONSE);
+            BrokerError::ProviderMisconfigured { provider: provider.name.clone(), error }
+        })?;
         let asked = asked.clone();
         if let Some(text) = &request.start.options.return_url {
             let Some(url) = bot.allowed_return_url(text) else {

@@ -4,6 +4,7 @@
 //! the issuer cannot be asked: its endpoints hardly ever change.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ pub(super) struct Entry {
     known: RwLock<Option<Known>>,
     /// Who has it asks the issuer; the others wait for the answer.
     asking: Mutex<Option<Failed>>,
+    /// The endpoints are not known, and the last answer was unusable.
+    is_wrong: AtomicBool,
     pub(super) keys: Keys,
 }
 
@@ -68,6 +71,7 @@ impl Directory {
                 ),
                 provider,
                 asking: Mutex::default(),
+                is_wrong: AtomicBool::default(),
                 keys: Keys::default(),
             }
         };
@@ -117,6 +121,23 @@ impl Directory {
         }
     }
 
+    /// Checks that the provider's metadata is not known to be unusable. If it was so, the issuer is asked again, unless
+    /// that was a moment ago. An issuer that cannot be reached may be right.
+    ///
+    /// # Errors
+    ///
+    /// [`ProviderError::Odd`] if the metadata is still unusable.
+    pub async fn check_metadata(&self, provider: &Provider) -> Result<(), ProviderError> {
+        let Some(entry) = self.entries.get(&provider.name) else { return Ok(()) };
+        if !entry.is_wrong.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        match entry.learn(&self.http).await {
+            Err(wrong @ ProviderError::Odd(_)) => Err(wrong),
+            _ => Ok(()),
+        }
+    }
+
     /// Asks every issuer, so that the first user need not wait, and what is wrong is told early.
     pub async fn learn_all(&self) {
         let all = self.iter().map(|provider| async move {
@@ -154,6 +175,8 @@ impl Entry {
                 tracing::warn!(%provider, %error, "cannot learn the provider's endpoints");
                 let pause = last.as_ref().map_or(PAUSE, |failed| failed.pause * 2);
                 let pause = pause.min(LONGEST_PAUSE);
+                let is_wrong = matches!(error, ProviderError::Odd(_));
+                self.is_wrong.store(is_wrong, Ordering::Relaxed);
                 *last = Some(Failed { at: Instant::now(), pause, error: error.clone() });
                 Err(error)
             }
@@ -182,6 +205,7 @@ impl Entry {
         let server = Arc::new(server);
         let known = Known { server: Arc::clone(&server), until: Some(Instant::now() + FRESH) };
         *self.known.write().unwrap_or_else(PoisonError::into_inner) = Some(known);
+        self.is_wrong.store(false, Ordering::Relaxed);
         server
     }
 }

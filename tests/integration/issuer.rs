@@ -36,6 +36,15 @@ async fn begin(world: &World, subject: &str) -> proto::AuthorizeResponse {
     world.client().authorize(request).await.expect("an authorization").into_inner()
 }
 
+/// A world, and a link of it from before its issuer was heard.
+async fn begun(issuer: &Issuer) -> (World, proto::AuthorizeResponse) {
+    issuer.hold();
+    let world = world(issuer).await;
+    let started = begin(&world, "u1").await;
+    issuer.release();
+    (world, started)
+}
+
 /// Opens a link, and follows it to the result page: the issuer asks nobody.
 async fn opened(started: &proto::AuthorizeResponse) -> Page {
     Browser::new().open(&started.authorization_url).await

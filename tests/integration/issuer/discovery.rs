@@ -7,7 +7,7 @@ use token_broker_client::{Reason, Refusal};
 use tokio::net::TcpListener;
 
 use super::fake::Issuer;
-use super::{begin, granted, key, opened, seen, world};
+use super::{begin, begun, granted, key, opened, seen, world};
 use crate::harness::{Browser, World, trial};
 
 pub fn trials() -> Vec<Trial> {
@@ -17,6 +17,7 @@ pub fn trials() -> Vec<Trial> {
         trial("issuer::discovery::finds_the_document_at_the_second_place", second_place),
         trial("issuer::discovery::takes_a_void_endpoint_for_none", void_endpoint),
         trial("issuer::discovery::refuses_metadata_of_another_issuer", another_issuer),
+        trial("issuer::discovery::hands_out_no_link_while_metadata_is_wrong", no_link),
         trial("issuer::discovery::follows_no_redirect", redirected),
         trial("issuer::discovery::connects_to_no_private_address_that_is_not_configured", private),
         trial("issuer::discovery::a_redirect_without_iss_is_refused_where_it_is_promised", no_iss),
@@ -82,12 +83,41 @@ async fn void_endpoint() {
 async fn another_issuer() {
     let issuer = Issuer::start().await;
     issuer.set_metadata("issuer", json!("https://accounts.example"));
-    let world = world(&issuer).await;
-    let started = begin(&world, "u1").await;
+    let (world, started) = begun(&issuer).await;
     let page = opened(&started).await;
     assert_eq!((page.status, page.heading().as_str()), (502, "This service is not set up rightly"));
     assert_eq!(issuer.hits("/authorize"), 0);
     assert_eq!(seen(&world, &started).await.state(), AuthorizationState::Pending);
+}
+
+async fn no_link() {
+    let issuer = Issuer::start().await;
+    let right = json!(issuer.url());
+    issuer.set_metadata("issuer", json!("https://accounts.example"));
+    let (world, started) = begun(&issuer).await;
+    assert_eq!(opened(&started).await.status, 502);
+
+    let authorize = || async {
+        let request = proto::AuthorizeRequest { key: Some(key("u1")), ..Default::default() };
+        world.client().authorize(request).await
+    };
+    let get = proto::GetTokenRequest {
+        key: Some(key("u1")),
+        start_authorization: Some(proto::AuthorizationOptions::default()),
+        ..Default::default()
+    };
+    for refused in [
+        authorize().await.expect_err("no link"),
+        world.client().get_token(get).await.expect_err("no link"),
+    ] {
+        let refusal = Refusal::of(&refused).expect("a refusal");
+        assert_eq!(refusal.reason, Reason::ProviderMisconfigured);
+        assert!(refusal.authorization.is_none());
+    }
+    // Authorize itself asks the issuer again.
+    issuer.set_metadata("issuer", right);
+    while authorize().await.is_err() {}
+    granted(&world, "u1").await;
 }
 
 async fn redirected() {
@@ -96,8 +126,8 @@ async fn redirected() {
     for status in [301, 302, 303, 307, 308] {
         let issuer = Issuer::start().await;
         issuer.break_path(METADATA, status, &target);
-        let world = world(&issuer).await;
-        let page = opened(&begin(&world, "u1").await).await;
+        let (_world, started) = begun(&issuer).await;
+        let page = opened(&started).await;
         assert_eq!(page.status, 502, "{status}");
         // All places were tried, and none was left.
         assert_eq!(issuer.hits("/.well-known/oauth-authorization-server"), 1, "{status}");
@@ -122,8 +152,7 @@ async fn private() {
         let issuer = Issuer::start().await;
         let scheme = if host == "[::ffff:127.0.0.1]" { "https" } else { "http" };
         issuer.set_metadata(member, json!(format!("{scheme}://{host}:{port}/")));
-        let world = world(&issuer).await;
-        let started = begin(&world, "u1").await;
+        let (_world, started) = begun(&issuer).await;
         let page = opened(&started).await;
         let expected = if member == "userinfo_endpoint" { 200 } else { 502 };
         assert_eq!(page.status, expected, "{member} {host}: {page:?}");
@@ -157,8 +186,8 @@ async fn no_iss() {
 async fn no_keys() {
     let issuer = Issuer::start().await;
     issuer.set_metadata("jwks_uri", json!(null));
-    let world = world(&issuer).await;
-    let page = opened(&begin(&world, "u1").await).await;
+    let (_world, started) = begun(&issuer).await;
+    let page = opened(&started).await;
     assert_eq!((page.status, page.heading().as_str()), (502, "This service is not set up rightly"));
     // Neither where a bot asks for it by itself.
     let mut provider = issuer.provider();

@@ -19,6 +19,7 @@ use token_broker::domain::provider::{
 };
 use token_broker::domain::scope::Scopes;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use super::FAKE;
 use crate::harness::world::{BEGINNING, name};
@@ -39,6 +40,8 @@ struct Inner {
     url: String,
     key: SigningKey,
     said: Mutex<Said>,
+    /// Requests wait while this is `true`.
+    held: watch::Sender<bool>,
 }
 
 struct Said {
@@ -114,7 +117,7 @@ impl Issuer {
             tokens: 0,
             revoked: Vec::new(),
         };
-        let issuer = Self(Arc::new(Inner { url, key, said: Mutex::new(said) }));
+        let issuer = Self(Arc::new(Inner { url, key, said: Mutex::new(said), held: watch::Sender::new(false) }));
         let router = Router::new()
             .route("/.well-known/openid-configuration", get(metadata_of))
             .route("/.well-known/oauth-authorization-server", get(metadata_of_oauth))
@@ -198,6 +201,15 @@ impl Issuer {
         self.said().broken.clear();
     }
 
+    /// Has all requests wait until [`Issuer::release`].
+    pub fn hold(&self) {
+        self.0.held.send_replace(true);
+    }
+
+    pub fn release(&self) {
+        self.0.held.send_replace(false);
+    }
+
     /// How often a path was called.
     pub fn hits(&self, path: &str) -> usize {
         self.said().hits.get(path).copied().unwrap_or_default()
@@ -251,6 +263,7 @@ async fn counted(State(issuer): State<Issuer>, request: Request, next: Next) -> 
         *said.hits.entry(path.clone()).or_default() += 1;
         said.broken.get(path.as_str()).cloned()
     };
+    issuer.0.held.subscribe().wait_for(|held| !held).await.expect("it lives as long as this");
     match broken {
         Some((status, location)) => {
             let status = StatusCode::from_u16(status).expect("a status");
