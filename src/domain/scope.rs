@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// A set of scope tokens, in order of their bytes, so that equal sets are written the same.
+///
+/// It is one text, joined by single spaces: the cache of GetToken keeps several of these for each token.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
-pub struct Scopes(BTreeSet<String>);
+pub struct Scopes(Box<str>);
 
 /// A provider's own names of scopes, where its answers do not report what was requested.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,12 +28,12 @@ impl ScopeNames {
         granted: &Scopes,
         requested: Option<&Scopes>,
     ) -> Vec<String> {
-        let is_covered = |scope: &String| {
+        let is_covered = |scope: &&str| {
             self.names_of(scope).any(|name| granted.contains(name))
                 || self.unreported.contains(scope)
                     && requested.is_none_or(|requested| requested.contains(scope))
         };
-        asked.0.iter().filter(|scope| !is_covered(scope)).cloned().collect()
+        asked.iter().filter(|scope| !is_covered(scope)).map(str::to_owned).collect()
     }
 
     /// All names of a scope, itself first.
@@ -41,7 +43,7 @@ impl ScopeNames {
             .iter()
             .filter(move |(name, aliases)| *name == scope || aliases.contains(scope))
             .flat_map(|(name, aliases)| {
-                std::iter::once(name.as_str()).chain(aliases.0.iter().map(String::as_str))
+                std::iter::once(name.as_str()).chain(aliases.iter())
             });
         std::iter::once(scope).chain(same)
     }
@@ -68,48 +70,53 @@ impl Scopes {
     ///
     /// [`InvalidScope`] with the first text that is none.
     pub fn parse<T: AsRef<str>>(tokens: impl IntoIterator<Item = T>) -> Result<Self, InvalidScope> {
-        tokens
-            .into_iter()
-            .map(|token| {
-                let token = token.as_ref();
-                let plain = token.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e));
-                if token.is_empty() || token.len() > Self::MAX_BYTES || !plain {
-                    return Err(InvalidScope(token.chars().take(SHOWN).collect()));
-                }
-                Ok(token.to_owned())
-            })
-            .collect::<Result<_, _>>()
-            .map(Self)
+        let mut scopes = BTreeSet::new();
+        for token in tokens {
+            let token = token.as_ref();
+            let plain = token.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e));
+            if token.is_empty() || token.len() > Self::MAX_BYTES || !plain {
+                return Err(InvalidScope(token.chars().take(SHOWN).collect()));
+            }
+            scopes.insert(token.to_owned());
+        }
+        Ok(Self::join(scopes.iter().map(String::as_str).collect()))
     }
 
     /// Reads what a provider reports: tokens separated by white space or commas. Never fails, for
     /// an odd scope must not cost a token.
     #[must_use]
     pub fn from_provider(text: &str) -> Self {
-        Self(
-            text.split(|c: char| c.is_whitespace() || c == ',' || c.is_control())
-                .filter(|token| !token.is_empty())
-                .map(str::to_owned)
-                .collect(),
-        )
+        let is_separator = |c: char| c.is_whitespace() || c == ',' || c.is_control();
+        Self::join(text.split(is_separator).filter(|token| !token.is_empty()).collect())
+    }
+
+    fn join(tokens: BTreeSet<&str>) -> Self {
+        let mut text = String::with_capacity(tokens.iter().map(|token| token.len() + 1).sum());
+        for token in tokens {
+            if !text.is_empty() {
+                text.push(' ');
+            }
+            text.push_str(token);
+        }
+        Self(text.into())
     }
 
     /// The scopes of either set.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
-        Self(self.0.union(&other.0).cloned().collect())
+        Self::join(self.iter().chain(other.iter()).collect())
     }
 
     /// The scopes of this set that `granted` lacks.
     #[must_use]
     pub fn missing_from(&self, granted: &Self) -> Vec<String> {
-        self.0.difference(&granted.0).cloned().collect()
+        self.iter().filter(|scope| !granted.contains(scope)).map(str::to_owned).collect()
     }
 
     /// Whether this scope is among them.
     #[must_use]
     pub fn contains(&self, scope: &str) -> bool {
-        self.0.contains(scope)
+        self.iter().any(|own| own == scope)
     }
 
     /// Whether there is no scope.
@@ -120,26 +127,20 @@ impl Scopes {
 
     /// The scopes in order.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(String::as_str)
+        self.0.split(' ').filter(|scope| !scope.is_empty())
     }
 
     /// The scopes as a list.
     #[must_use]
     pub fn to_vec(&self) -> Vec<String> {
-        self.0.iter().cloned().collect()
+        self.iter().map(str::to_owned).collect()
     }
 }
 
 /// Joined by single spaces, as on the wire (RFC 6749 section 3.3).
 impl fmt::Display for Scopes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, scope) in self.iter().enumerate() {
-            if index > 0 {
-                f.write_str(" ")?;
-            }
-            f.write_str(scope)?;
-        }
-        Ok(())
+        f.write_str(&self.0)
     }
 }
 
