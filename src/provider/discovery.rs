@@ -6,6 +6,7 @@ use url::Url;
 use super::error::ProviderError;
 use super::http::{Call, Http, Operation};
 use crate::domain::address;
+use crate::domain::name::Name;
 use crate::domain::provider::{ClientAuth, ConfiguredAuth, Endpoints, OPENID, Provider, Server};
 
 impl Http {
@@ -51,7 +52,7 @@ impl Http {
                  write it as issuer, letter by letter"
             )));
         }
-        let found = |name: &str| self.endpoint(issuer, metadata, name);
+        let found = |name: &str| self.endpoint((&provider.name, issuer), metadata, name);
         let Endpoints { authorization, token, revocation, userinfo, jwks } =
             provider.endpoints.clone();
         let required = |configured: Option<Url>, name: &str| match configured {
@@ -85,7 +86,7 @@ impl Http {
 
     fn endpoint(
         &self,
-        issuer: &str,
+        (provider, issuer): (&Name, &str),
         metadata: &Value,
         name: &str,
     ) -> Result<Option<Url>, ProviderError> {
@@ -102,7 +103,9 @@ impl Http {
         if url.scheme() == "http" && !here {
             return Err(wrong("must be an https URL".to_owned()));
         }
-        self.egress().check(&url).map_err(|forbidden| wrong(format!("is refused: {forbidden}")))?;
+        self.egress()
+            .check(provider, &url)
+            .map_err(|forbidden| wrong(format!("is refused: {forbidden}")))?;
         Ok(Some(url))
     }
 }
@@ -166,7 +169,6 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::domain::name::Name;
     use crate::domain::provider::{Client, RevocationReach};
     use crate::domain::scope::Scopes;
     use crate::provider::Egress;

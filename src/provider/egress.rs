@@ -13,19 +13,22 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
+use crate::domain::name::Name as ProviderName;
 use crate::domain::provider::Provider;
 
 /// What may be connected to besides public addresses.
 #[derive(Debug, Clone, Default)]
 pub struct Egress {
-    hosts: HashSet<String>,
+    /// What the configuration of each provider names: one provider's metadata must not lead to another's host, nor to
+    /// another port.
+    named: HashSet<(ProviderName, String, u16)>,
     networks: Vec<IpNet>,
 }
 
 /// The host is not to be connected to.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error(
-    "{0} has no public address: name it in the provider's configuration, or its network in \
+    "{0} has no public address: name it with its port in the configuration of this provider, or its network in \
      egress.allowed_networks"
 )]
 pub struct Forbidden(String);
@@ -45,9 +48,14 @@ impl Egress {
                 .flatten()
                 .cloned()
                 .chain(issuer)
+                .filter_map(|url| place(&provider.name, &url))
         });
-        let hosts = named.filter_map(|url| url.host_str().map(normal)).collect();
-        Self { hosts, networks }
+        Self { named: named.collect(), networks }
+    }
+
+    /// Returns `true` if the configuration of the provider itself names the URL's host and port.
+    pub(super) fn names(&self, provider: &ProviderName, url: &Url) -> bool {
+        place(provider, url).is_some_and(|place| self.named.contains(&place))
     }
 
     /// Checks a URL whose host is an address. Names are checked when they are resolved.
@@ -55,17 +63,16 @@ impl Egress {
     /// # Errors
     ///
     /// [`Forbidden`].
-    pub fn check(&self, url: &Url) -> Result<(), Forbidden> {
+    pub fn check(&self, provider: &ProviderName, url: &Url) -> Result<(), Forbidden> {
         let address = match url.host() {
             Some(Host::Ipv4(address)) => IpAddr::V4(address),
             Some(Host::Ipv6(address)) => IpAddr::V6(address),
             Some(Host::Domain(_)) | None => return Ok(()),
         };
-        let host = url.host_str().unwrap_or_default();
-        if self.hosts.contains(&normal(host)) || self.allows(address) {
+        if self.names(provider, url) || self.allows(address) {
             return Ok(());
         }
-        Err(Forbidden(host.to_owned()))
+        Err(Forbidden(url.host_str().unwrap_or_default().to_owned()))
     }
 
     fn allows(&self, address: IpAddr) -> bool {
@@ -73,14 +80,16 @@ impl Egress {
             || self.networks.iter().any(|network| network.contains(&address.to_canonical()))
     }
 
-    /// The resolver of the system, of whose answers only the allowed ones are left.
+    /// The resolver of the system, of whose answers only the allowed addresses are left. For hosts that the
+    /// configuration does not name.
     pub(super) fn resolver(self: &Arc<Self>) -> Resolver {
         Resolver(Arc::clone(self))
     }
 }
 
-fn normal(host: &str) -> String {
-    host.trim_end_matches('.').to_ascii_lowercase()
+fn place(provider: &ProviderName, url: &Url) -> Option<(ProviderName, String, u16)> {
+    let host = url.host_str()?.trim_end_matches('.').to_ascii_lowercase();
+    Some((provider.clone(), host, url.port_or_known_default()?))
 }
 
 pub(super) struct Resolver(Arc<Egress>);
@@ -90,11 +99,10 @@ impl Resolve for Resolver {
         let egress = Arc::clone(&self.0);
         Box::pin(async move {
             let host = name.as_str();
-            let named = egress.hosts.contains(&normal(host));
             // The port is the URL's, whichever stands here.
             let found = tokio::net::lookup_host((host, 0)).await?;
             let allowed: Vec<SocketAddr> =
-                found.filter(|address| named || egress.allows(address.ip())).collect();
+                found.filter(|address| egress.allows(address.ip())).collect();
             if allowed.is_empty() {
                 return Err(Forbidden(host.to_owned()).into());
             }
@@ -229,12 +237,16 @@ mod tests {
         "http://[ff02::1]/",
     ];
 
+    fn acme() -> ProviderName {
+        ProviderName::parse("acme").expect("a name")
+    }
+
     #[test]
     fn private_addresses_are_forbidden_however_they_are_written() {
         let egress = Egress::default();
         for text in PRIVATE {
             let url = Url::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
-            assert!(egress.check(&url).is_err(), "{text} is read as {url}");
+            assert!(egress.check(&acme(), &url).is_err(), "{text} is read as {url}");
         }
     }
 
@@ -248,7 +260,7 @@ mod tests {
             "https://[64:ff9b::1.1.1.1]/",
             "https://login.acme.example/",
         ] {
-            assert!(egress.check(&Url::parse(text).expect("a URL")).is_ok(), "{text}");
+            assert!(egress.check(&acme(), &Url::parse(text).expect("a URL")).is_ok(), "{text}");
         }
     }
 
@@ -256,7 +268,7 @@ mod tests {
     fn networks_that_are_configured_are_allowed() {
         let networks = ["10.1.0.0/16", "fd00::/8"].map(|text| text.parse().expect("a network"));
         let egress = Egress { networks: networks.to_vec(), ..Egress::default() };
-        let allowed = |text: &str| egress.check(&Url::parse(text).expect("a URL")).is_ok();
+        let allowed = |text: &str| egress.check(&acme(), &Url::parse(text).expect("a URL")).is_ok();
         assert!(allowed("https://10.1.2.3/") && allowed("https://[fd00::1]/"));
         assert!(allowed("https://[::ffff:10.1.2.3]/"));
         assert!(!allowed("https://10.2.0.1/") && !allowed("https://127.0.0.1/"));
@@ -271,7 +283,21 @@ mod tests {
         };
         let refused = resolve(Egress::default(), "localhost").await.expect_err("private");
         assert!(refused.to_string().contains("localhost has no public address"), "{refused}");
-        let named = Egress { hosts: HashSet::from(["localhost".to_owned()]), networks: Vec::new() };
-        assert!(resolve(named, "LocalHost").await.expect("allowed") > 0);
+        let networks = ["127.0.0.0/8", "::1/128"].map(|text| text.parse().expect("a network"));
+        let allowed = Egress { networks: networks.to_vec(), ..Egress::default() };
+        assert!(resolve(allowed, "LocalHost").await.expect("allowed") > 0);
+    }
+
+    #[test]
+    fn a_name_counts_for_one_provider_and_port() {
+        let url = |text: &str| Url::parse(text).expect("a URL");
+        let at = place(&acme(), &url("https://Inner.example./token")).expect("a host");
+        let egress = Egress { named: HashSet::from([at]), networks: Vec::new() };
+        assert!(egress.names(&acme(), &url("https://inner.example/keys")));
+        assert!(egress.names(&acme(), &url("https://inner.example:443/keys")));
+        assert!(!egress.names(&acme(), &url("https://inner.example:8443/keys")));
+        assert!(!egress.names(&acme(), &url("http://inner.example/keys")));
+        let other = ProviderName::parse("other").expect("a name");
+        assert!(!egress.names(&other, &url("https://inner.example/keys")));
     }
 }

@@ -42,7 +42,10 @@ const MAX_HEADERS: usize = 1000;
 /// The client for all providers.
 #[derive(Debug, Clone)]
 pub struct Http {
-    client: reqwest::Client,
+    /// For hosts that the configuration of the provider names.
+    named: reqwest::Client,
+    /// For all others: connects to allowed addresses only.
+    others: reqwest::Client,
     timeout: Duration,
     egress: Arc<Egress>,
     metrics: Metrics,
@@ -139,32 +142,9 @@ impl Http {
         let egress = Arc::new(egress);
         // Fails where a provider has been installed already, which then serves.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let builder = || {
-            reqwest::Client::builder()
-                // A redirect would carry the code or the client secret to wherever it points.
-                .redirect(reqwest::redirect::Policy::none())
-                // Nor is a proxy taken from the environment: codes and secrets go where the
-                // configuration says.
-                .no_proxy()
-                .dns_resolver(egress.resolver())
-                .connect_timeout(CONNECT_TIMEOUT)
-                // A response may hold the only copy of a refresh token, so it is read as leniently as
-                // browsers read it.
-                .http1_allow_spaces_after_header_name_in_responses(true)
-                .http1_allow_obsolete_multiline_headers_in_responses(true)
-                .http1_ignore_invalid_headers_in_responses(true)
-                .http1_max_headers(MAX_HEADERS)
-                .user_agent(concat!("token-broker/", env!("CARGO_PKG_VERSION")))
-        };
-        // A machine may have no certificates, and need none for providers on loopback.
-        let client = builder().build().or_else(|error| {
-            tracing::error!(
-                error = describe(&error),
-                "no https provider can be called; install the system's CA certificates"
-            );
-            builder().tls_certs_only([]).build()
-        })?;
-        Ok(Self { client, timeout, egress, metrics })
+        let named = client(reqwest::Client::builder)?;
+        let others = client(|| reqwest::Client::builder().dns_resolver(egress.resolver()))?;
+        Ok(Self { named, others, timeout, egress, metrics })
     }
 
     /// Gets a document in JSON: metadata or keys. Returns `None` if there is none, as a 4xx
@@ -201,7 +181,7 @@ impl Http {
         let span = span(call, &request);
         pass_on(&span, request.headers_mut());
         request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let sent = self.exchange(request, in_time).instrument(span.clone()).await;
+        let sent = self.exchange(provider, request, in_time).instrument(span.clone()).await;
         if let Ok(response) = &sent {
             let status = i64::from(response.status.as_u16());
             span.set_attribute("http.response.status_code", status);
@@ -219,6 +199,7 @@ impl Http {
     /// One exchange within the time limit.
     async fn exchange(
         &self,
+        provider: &Name,
         request: Request<Vec<u8>>,
         in_time: Option<InTime>,
     ) -> Result<Response, ProviderError> {
@@ -235,10 +216,12 @@ impl Http {
         let request = reqwest::Request::try_from(request)
             .map_err(|_| ProviderError::NotSent("the endpoint is no URL".to_owned()))?;
         self.egress
-            .check(request.url())
+            .check(provider, request.url())
             .map_err(|forbidden| ProviderError::NotSent(forbidden.to_string()))?;
         let timed_out = |_| ProviderError::NoAnswer("timed out".to_owned());
-        let sent = tokio::time::timeout_at(ends, self.client.execute(request));
+        let is_named = self.egress.names(provider, request.url());
+        let client = if is_named { &self.named } else { &self.others };
+        let sent = tokio::time::timeout_at(ends, client.execute(request));
         // Errors are reported without their URL, which may hold a secret parameter.
         let mut answer = sent.await.map_err(timed_out)?.map_err(|error| {
             let text = describe(&error);
@@ -273,6 +256,34 @@ impl Http {
         let content = RawAnswer { content_type, body: SecretSlice::from(body) };
         Ok(Response { status, retry_after, is_whole, content })
     }
+}
+
+/// A client for calls to providers.
+fn client(new: impl Fn() -> reqwest::ClientBuilder) -> Result<reqwest::Client, reqwest::Error> {
+    let builder = || {
+        new()
+            // A redirect would carry the code or the client secret to wherever it points.
+            .redirect(reqwest::redirect::Policy::none())
+            // Nor is a proxy taken from the environment: codes and secrets go where the
+            // configuration says.
+            .no_proxy()
+            .connect_timeout(CONNECT_TIMEOUT)
+            // A response may hold the only copy of a refresh token, so it is read as leniently as
+            // browsers read it.
+            .http1_allow_spaces_after_header_name_in_responses(true)
+            .http1_allow_obsolete_multiline_headers_in_responses(true)
+            .http1_ignore_invalid_headers_in_responses(true)
+            .http1_max_headers(MAX_HEADERS)
+            .user_agent(concat!("token-broker/", env!("CARGO_PKG_VERSION")))
+    };
+    // A machine may have no certificates, and need none for providers on loopback.
+    builder().build().or_else(|error| {
+        tracing::error!(
+            error = describe(&error),
+            "no https provider can be called; install the system's CA certificates"
+        );
+        builder().tls_certs_only([]).build()
+    })
 }
 
 /// A request for a document.

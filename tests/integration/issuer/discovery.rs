@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 
 use super::fake::Issuer;
 use super::{begin, begun, granted, key, opened, seen, world};
+use crate::harness::world::name;
 use crate::harness::{Browser, World, trial};
 
 pub fn trials() -> Vec<Trial> {
@@ -20,6 +21,7 @@ pub fn trials() -> Vec<Trial> {
         trial("issuer::discovery::hands_out_no_link_while_metadata_is_wrong", no_link),
         trial("issuer::discovery::follows_no_redirect", redirected),
         trial("issuer::discovery::connects_to_no_private_address_that_is_not_configured", private),
+        trial("issuer::discovery::leads_to_no_host_of_another_provider", other_provider),
         trial("issuer::discovery::a_redirect_without_iss_is_refused_where_it_is_promised", no_iss),
         trial("issuer::discovery::openid_without_keys_to_check_it_by_is_not_asked_for", no_keys),
         trial("issuer::discovery::a_provider_that_cannot_revoke_is_told_so", no_revocation),
@@ -164,6 +166,32 @@ async fn private() {
     }
     let nobody = futures::FutureExt::now_or_never(inside.accept());
     assert!(nobody.is_none(), "somebody connected to a private address");
+}
+
+/// Metadata of one provider that points at another provider's host, or at another port of its own.
+async fn other_provider() {
+    let inside = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", inside.local_addr().expect("an address"));
+    for is_configured in [true, false] {
+        let issuer = Issuer::start().await;
+        issuer.set_metadata("token_endpoint", json!(format!("{url}/token")));
+        issuer.hold();
+        let (mine, other) = (issuer.provider(), url.clone());
+        let world = World::with(|setup| {
+            setup.providers.push(mine.clone());
+            if is_configured {
+                let mut inner = mine;
+                inner.name = name("inner");
+                inner.issuer = Some(other);
+                setup.providers.push(inner);
+            }
+        })
+        .await;
+        let started = begin(&world, "u1").await;
+        issuer.release();
+        assert_eq!(opened(&started).await.heading(), "This service is not set up rightly");
+        assert_eq!(issuer.hits("/authorize"), 0);
+    }
 }
 
 async fn no_iss() {

@@ -117,7 +117,12 @@ impl Issuer {
             tokens: 0,
             revoked: Vec::new(),
         };
-        let issuer = Self(Arc::new(Inner { url, key, said: Mutex::new(said), held: watch::Sender::new(false) }));
+        let issuer = Self(Arc::new(Inner {
+            url,
+            key,
+            said: Mutex::new(said),
+            held: watch::Sender::new(false),
+        }));
         let router = Router::new()
             .route("/.well-known/openid-configuration", get(metadata_of))
             .route("/.well-known/oauth-authorization-server", get(metadata_of_oauth))
