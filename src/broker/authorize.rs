@@ -101,8 +101,8 @@ impl Broker {
         }
     }
 
-    /// Checks the request, and gives the scopes to ask for: those that a grant of the key already
-    /// has are among them, so that one feature does not take another's away.
+    /// Checks the request, and returns the scopes to ask for. Those that were requested for a grant of the key are among
+    /// them, so that one feature does not take another's away, as far as the bot's policy allows them.
     async fn checked(
         &self,
         bot: &Bot,
@@ -138,8 +138,11 @@ impl Broker {
             request.start.options.return_url = Some(url.into());
         }
         let grant = self.storage.find_grant_without_token(&request.key).await?;
-        let scopes =
-            grant.map_or_else(|| asked.clone(), |grant| asked.union(grant.requested_scopes()));
+        let name = provider.name.as_str();
+        let scopes = grant.map_or_else(
+            || asked.clone(),
+            |grant| asked.union(&bot.scopes_within(name, grant.requested_scopes())),
+        );
         Ok((request, scopes))
     }
 

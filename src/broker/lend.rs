@@ -76,7 +76,8 @@ impl Broker {
             Err(error) if error.is_storage_unavailable() => self.held_in_outage(request, error)?,
             held => held?,
         };
-        self.covers(&held.grant, &request.scopes)?;
+        // Before anything is sent: a bot that may not have the token must not cause a refresh either.
+        self.may_have(bot, &held.grant, &request.scopes)?;
         let held = match due(&held, request.min_ttl) {
             Due::Nothing => held,
             Due::Reauthorization => return Err(reauthorization(&request.key)),
@@ -237,7 +238,7 @@ impl Broker {
     }
 }
 
-fn allowed(bot: &Bot, key: &GrantKey, scopes: &Scopes) -> Result<(), BrokerError> {
+pub(super) fn allowed(bot: &Bot, key: &GrantKey, scopes: &Scopes) -> Result<(), BrokerError> {
     let beyond = bot.scopes_beyond(key.provider.as_str(), scopes);
     if beyond.is_empty() { Ok(()) } else { Err(BrokerError::ScopeNotAllowed { scopes: beyond }) }
 }

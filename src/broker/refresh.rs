@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 pub(super) use breaker::Breaker;
 pub(super) use flight::Flights;
 
-use super::lend::{Lent, reauthorization};
+use super::lend::{Lent, allowed, reauthorization};
 use super::{Broker, BrokerError};
 use crate::crypto::sealed::length_prefixed;
 use crate::domain::ahead::{self, Due, Facts};
@@ -73,6 +73,8 @@ impl Broker {
                 reauthorization(&request.key)
             });
         }
+        // A bot that may not have the token must not cause a call to the provider either.
+        allowed(bot, &request.key, held.grant.requested_scopes())?;
         let refreshed = self.refreshed(&held).await?;
         self.lend_to(bot, refreshed, &Scopes::default())
     }

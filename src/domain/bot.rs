@@ -156,6 +156,15 @@ impl Bot {
         self.scopes.get(provider).map(|allowed| asked.missing_from(allowed)).unwrap_or_default()
     }
 
+    /// Returns those of the scopes that the bot may ask for.
+    #[must_use]
+    pub fn scopes_within(&self, provider: &str, scopes: &Scopes) -> Scopes {
+        match self.scopes.get(provider) {
+            Some(allowed) => scopes.intersection(allowed),
+            None => scopes.clone(),
+        }
+    }
+
     /// The URL to return to, where the operator allows it.
     #[must_use]
     pub fn allowed_return_url(&self, text: &str) -> Option<Url> {

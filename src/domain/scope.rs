@@ -42,9 +42,7 @@ impl ScopeNames {
             .aliases
             .iter()
             .filter(move |(name, aliases)| *name == scope || aliases.contains(scope))
-            .flat_map(|(name, aliases)| {
-                std::iter::once(name.as_str()).chain(aliases.iter())
-            });
+            .flat_map(|(name, aliases)| std::iter::once(name.as_str()).chain(aliases.iter()));
         std::iter::once(scope).chain(same)
     }
 }
@@ -105,6 +103,12 @@ impl Scopes {
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
         Self::join(self.iter().chain(other.iter()).collect())
+    }
+
+    /// The scopes of both sets.
+    #[must_use]
+    pub fn intersection(&self, other: &Self) -> Self {
+        Self::join(self.iter().filter(|scope| other.contains(scope)).collect())
     }
 
     /// The scopes of this set that `granted` lacks.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use libtest_mimic::Trial;
 use token_broker::domain::bot::{Providers, Rate, ReturnUrl, SubjectPattern};
@@ -14,7 +15,7 @@ use tonic::{Code, Request, Status};
 use super::support::{
     Refused, add_providers, bad_fields, begin, grant, key_at, refusal, refused, seconds, why,
 };
-use crate::harness::world::{api_key, bot, get_token, key, name};
+use crate::harness::world::{api_key, bot, get_token, key, name, refresh};
 use crate::harness::{Browser, World, trial};
 
 pub fn trials() -> Vec<Trial> {
@@ -25,6 +26,7 @@ pub fn trials() -> Vec<Trial> {
         trial("rpc::unconfigured_and_forbidden_providers_get_the_same_answer", providers),
         trial("rpc::subjects_outside_the_policy_are_refused_everywhere", subjects),
         trial("rpc::scopes_outside_the_policy_are_not_asked_for", scopes),
+        trial("rpc::a_narrow_bot_causes_no_call_for_a_wider_grant", shared_grant),
         trial("rpc::return_urls_outside_the_policy_are_refused", return_urls),
         trial("rpc::a_bot_over_its_rate_is_told_when_to_come_back", rate),
     ]
@@ -298,6 +300,39 @@ async fn scopes() {
     assert_eq!(told.started, None);
     // A provider that the policy does not name is free.
     begin(&mut client, key_at("beta", "u1", ""), &["drive"]).await;
+}
+
+/// A bot that shares a namespace with one that may have more.
+async fn shared_grant() {
+    let world = World::with(|setup| {
+        let mut narrow = bot("narrow");
+        narrow.namespace = name("helper");
+        let allowed = Scopes::parse(["email"]).expect("scopes");
+        narrow.scopes = BTreeMap::from([(name("acme"), allowed)]);
+        setup.bots.push(narrow);
+    })
+    .await;
+    world.granted("u1").await;
+    let calls = world.provider.ledger().token_calls;
+    world.advance(Duration::from_secs(301));
+    let mut client = world.client_of("narrow");
+    for told in [
+        refused(client.get_token(super::tokens::ask("u1")).await),
+        refused(client.refresh(refresh("u1")).await),
+    ] {
+        assert_eq!((&*told.reason, told.metadata("scopes")), ("SCOPE_NOT_ALLOWED", "profile"));
+    }
+    assert_eq!(world.provider.ledger().token_calls, calls, "nothing was sent to the provider");
+
+    let ask = proto::AuthorizeRequest {
+        key: Some(key("u1")),
+        scopes: vec!["email".to_owned()],
+        options: None,
+    };
+    let link = client.authorize(ask).await.expect("a link").into_inner().authorization_url;
+    let departure = Browser::new().get(&link).await.location().expect("a redirect");
+    let scope = departure.query_pairs().find(|(name, _)| name == "scope").expect("a scope").1;
+    assert_eq!(scope, "email");
 }
 
 async fn return_urls() {
