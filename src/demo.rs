@@ -27,6 +27,7 @@ use crate::domain::bot::{ApiKey, Bot, Confirmation, Providers};
 use crate::domain::name::Name;
 use crate::domain::provider::{Client, ConfiguredAuth, Endpoints, Provider, RevocationReach};
 use crate::domain::scope::Scopes;
+use crate::listener::ListenerLimits;
 use crate::provider::{Egress, Http};
 use crate::runtime::{self, Listeners};
 use crate::storage::{Clock, Storage};
@@ -73,6 +74,7 @@ pub async fn run(arguments: Arguments, stop: CancellationToken) -> anyhow::Resul
         grpc: bind("gRPC", 50051, &mut notes).await?,
         http: bind("redirect", 8080, &mut notes).await?,
         ops: bind("ops", 9090, &mut notes).await?,
+        limits: ListenerLimits::default(),
     };
     let provider_listener = bind("demo provider", 8081, &mut notes).await?;
     let addresses = Addresses {

@@ -1,25 +1,30 @@
 //! The gRPC edge: parse, call the broker, render.
 
+mod admission;
+mod body;
 mod call;
 mod caller;
 mod convert;
 mod error;
+mod open_to_all;
 mod service;
 mod status;
 
 use std::convert::Infallible;
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::server::HealthReporter;
 
+use self::admission::Admission;
+use self::generated::token_broker_service_server::TokenBrokerServiceServer;
+use self::open_to_all::OpenToAll;
 use crate::broker::Broker;
+use crate::listener::{Guarded, Listener};
 
 /// The generated server. Its messages are those of the client crate.
 #[expect(clippy::allow_attributes, clippy::allow_attributes_without_reason, reason = "generated")]
@@ -31,8 +36,26 @@ pub use generated::token_broker_service_server::SERVICE_NAME;
 
 const CONTRACT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/contract.bin"));
 
-/// The largest request that is read, in bytes. Every field is bounded far below.
-const MAX_REQUEST: usize = 256 * 1024;
+/// The largest request that is read, in bytes.
+const MAX_REQUEST: usize = 64 * 1024;
+
+/// The most calls of health at once, streams included, and of each version of reflection.
+const MAX_HEALTH: usize = 128;
+const MAX_REFLECTION: usize = 16;
+
+/// The largest request to health and reflection, in bytes.
+const MAX_OPEN_REQUEST: usize = 4 * 1024;
+
+/// How long a caller of health may take to send its message, and how long reflection answers one caller.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(10);
+const REFLECTION_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long connections without a credential stay open at the end, so that watchers of health see its last state.
+const STRANGERS_END: Duration = Duration::from_millis(1500);
+
+/// How much one call may send before its bytes are read, and how much one connection.
+const CALL_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
 /// How often a connection is asked whether it still lives.
 const KEEPALIVE: Duration = Duration::from_secs(60);
@@ -51,10 +74,9 @@ pub fn service(
 + Send
 + Sync
 + 'static {
-    generated::token_broker_service_server::TokenBrokerServiceServer::new(service::Service::new(
-        broker,
-    ))
-    .max_decoding_message_size(MAX_REQUEST)
+    let service = Arc::new(service::Service::new(broker));
+    let server = TokenBrokerServiceServer::from_arc(Arc::clone(&service));
+    Admission::new(server.max_decoding_message_size(MAX_REQUEST), service)
 }
 
 /// Serves the broker, health and reflection on a listener until `shutdown`, and then until the
@@ -65,9 +87,9 @@ pub fn service(
 /// [`tonic::transport::Error`] where serving fails.
 pub async fn serve(
     broker: Arc<Broker>,
-    listener: TcpListener,
+    listener: Listener,
     health: HealthReporter,
-    shutdown: impl Future<Output = ()> + Send,
+    stopping: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -78,24 +100,39 @@ pub async fn serve(
     let limits = broker.settings().limits;
     let health = tonic_health::pb::health_server::HealthServer::new(
         tonic_health::server::HealthService::from_health_reporter(health),
-    );
-    // `Server::tcp_nodelay` has no effect on a listener that is handed over. Without it Nagle's algorithm
-    // and the client's delayed ACK add 40 ms to a response.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    )
+    .max_decoding_message_size(MAX_OPEN_REQUEST);
+    let connections = listener.connections();
+    let incoming = futures::stream::unfold(listener, |mut listener| async {
+        let (stream, place) = listener.accept().await;
+        Some((Ok::<_, std::io::Error>(Guarded::new(stream, place)), listener))
+    });
     let mut server = Server::builder()
         // A caller whose machine is gone does not say so.
         .http2_keepalive_interval(Some(KEEPALIVE))
+        .initial_stream_window_size(CALL_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         // More than may be under way, so that one too many is told so, and does not wait in silence.
         .max_concurrent_streams(limits.max_concurrent_calls.get().saturating_mul(2).max(200));
     if !limits.max_connection_age.is_zero() {
         server = server.max_connection_age(limits.max_connection_age);
     }
-    server
-        .add_service(health)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?)
+    let v1 = reflection().build_v1()?.max_decoding_message_size(MAX_OPEN_REQUEST);
+    let v1alpha = reflection().build_v1alpha()?.max_decoding_message_size(MAX_OPEN_REQUEST);
+    let serving = server
+        .add_service(OpenToAll::new(health, MAX_HEALTH, HEALTH_TIMEOUT))
+        .add_service(OpenToAll::new(v1, MAX_REFLECTION, REFLECTION_TIMEOUT))
+        .add_service(OpenToAll::new(v1alpha, MAX_REFLECTION, REFLECTION_TIMEOUT))
         .add_service(service(broker))
-        .serve_with_incoming_shutdown(incoming, shutdown)
-        .await?;
-    Ok(())
+        .serve_with_incoming_shutdown(incoming, stopping.clone().cancelled_owned());
+    let closing = async {
+        stopping.cancelled().await;
+        tokio::time::sleep(STRANGERS_END).await;
+        connections.close();
+        std::future::pending().await
+    };
+    tokio::select! {
+        served = serving => Ok(served?),
+        () = closing => Ok(()),
+    }
 }

@@ -6,7 +6,6 @@ mod ops;
 mod page;
 mod start;
 
-use std::future::Future;
 use std::sync::Arc;
 
 use axum::Router;
@@ -15,17 +14,13 @@ use axum::http::{HeaderName, HeaderValue, Request, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use axum::routing::get;
-use axum::serve::ListenerExt;
-use tokio::net::TcpListener;
 use tracing::Instrument;
 
 pub use ops::Readiness;
 
 use crate::broker::Broker;
+use crate::listener::http1::MAX_BODY;
 use crate::telemetry::{self, Caller, Metrics};
-
-/// The largest form that a provider may post, in bytes.
-const MAX_FORM: usize = 64 * 1024;
 
 /// Everything on the public listener.
 pub fn public_router(broker: Arc<Broker>) -> Router {
@@ -34,7 +29,7 @@ pub fn public_router(broker: Arc<Broker>) -> Router {
         .route("/oauth2/callback/{provider}", get(callback::callback).post(callback::form_post))
         .fallback(page::not_found)
         .method_not_allowed_fallback(page::not_found)
-        .layer(DefaultBodyLimit::max(MAX_FORM))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(axum::middleware::from_fn(in_span))
         .layer(axum::middleware::map_response(strict_headers))
         .with_state(broker)
@@ -43,24 +38,6 @@ pub fn public_router(broker: Arc<Broker>) -> Router {
 /// Everything on the private listener.
 pub fn ops_router(readiness: Readiness, metrics: Metrics) -> Router {
     ops::router(readiness, metrics)
-}
-
-/// Serves a router until `shutdown`, and then until the requests under way have ended.
-///
-/// # Errors
-///
-/// [`std::io::Error`] where serving fails.
-pub async fn serve(
-    router: Router,
-    listener: TcpListener,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
-    let listener = listener.tap_io(|connection| {
-        if let Err(error) = connection.set_nodelay(true) {
-            tracing::debug!(%error, "cannot set TCP_NODELAY");
-        }
-    });
-    axum::serve(listener, router).with_graceful_shutdown(shutdown).await
 }
 
 type SharedBroker = State<Arc<Broker>>;

@@ -8,6 +8,7 @@
 //! main, cli, demo            parse the command line, compose, run
 //! runtime                    listeners, workers, health, the way to a clean end
 //! grpc        http           the two edges: parse, call the broker, render
+//!     listener               accepts their connections, and bounds them
 //! workers                    beside the edges: refresh ahead, what was left open, the outbox, the sweep,
 //!                            the watch over storage
 //!     broker                 the use cases, one file each
@@ -42,6 +43,7 @@ pub mod demo;
 pub mod domain;
 pub mod grpc;
 pub mod http;
+pub mod listener;
 pub mod provider;
 pub mod runtime;
 pub mod storage;

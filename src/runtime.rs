@@ -14,6 +14,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::broker::Broker;
+use crate::listener::{Listener, ListenerLimits, http1};
 use crate::storage::DueWork;
 use crate::workers::contact::Schema;
 use crate::{grpc, http, workers};
@@ -22,7 +23,7 @@ use crate::{grpc, http, workers};
 const CALLS_END: Duration = Duration::from_secs(12);
 
 /// How long streams of health stay open after they have told the end.
-const WATCHERS_END: Duration = Duration::from_secs(2);
+const WATCHERS_END: Duration = Duration::from_secs(1);
 
 /// How long answers of providers are held for a database that is away. Past that the process ends,
 /// and says what was lost.
@@ -43,6 +44,8 @@ pub struct Listeners {
     pub http: TcpListener,
     /// The platform asks here.
     pub ops: TcpListener,
+    /// How many connections each of them keeps open.
+    pub limits: ListenerLimits,
 }
 
 impl Listeners {
@@ -55,9 +58,11 @@ impl Listeners {
         grpc: SocketAddr,
         http: SocketAddr,
         ops: SocketAddr,
+        limits: ListenerLimits,
     ) -> Result<Self, (SocketAddr, io::Error)> {
         let bind = |at| async move { TcpListener::bind(at).await.map_err(|error| (at, error)) };
-        Ok(Self { grpc: bind(grpc).await?, http: bind(http).await?, ops: bind(ops).await? })
+        let (grpc, http, ops) = (bind(grpc).await?, bind(http).await?, bind(ops).await?);
+        Ok(Self { grpc, http, ops, limits })
     }
 }
 
@@ -121,17 +126,22 @@ pub async fn run(
         parts.spawn(once(Box::pin(workers::refresh_ahead::run(Arc::clone(&broker), work))));
     }
 
-    let end = |token: &CancellationToken| token.clone().cancelled_owned();
-    let grpc = grpc::serve(Arc::clone(&broker), listeners.grpc, health, end(&stopping));
+    let ListenerLimits { grpc, http, ops } = listeners.limits;
+    let listener = Listener::new(listeners.grpc, "gRPC", grpc);
+    let grpc = grpc::serve(Arc::clone(&broker), listener, health, stopping.clone());
     parts
         .spawn(async move { grpc.await.map_err(|error| ("the gRPC listener", error.to_string())) });
     let public = http::public_router(Arc::clone(&broker));
-    for (part, router, listener) in [
-        ("the redirect listener", public, listeners.http),
-        ("the ops listener", http::ops_router(readiness, broker.metrics().clone()), listeners.ops),
+    let ops_router = http::ops_router(readiness, broker.metrics().clone());
+    for (router, listener) in [
+        (public, Listener::new(listeners.http, "redirect", http)),
+        (ops_router, Listener::new(listeners.ops, "ops", ops)),
     ] {
-        let serving = http::serve(router, listener, end(&stopping));
-        parts.spawn(async move { serving.await.map_err(|error| (part, error.to_string())) });
+        let serving = http1::serve(router, listener, stopping.clone());
+        parts.spawn(async move {
+            serving.await;
+            Ok(())
+        });
     }
 
     // Soft: a part that ends before it was told to is a fault.

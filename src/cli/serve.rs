@@ -10,6 +10,7 @@ use super::{http, keyring, storage_settings};
 use crate::broker::{Broker, Parts, Settings};
 use crate::config::Config;
 use crate::crypto::random::Random;
+use crate::listener::{ListenerLimits, raise_limit};
 use crate::runtime::{self, Listeners};
 use crate::storage::Storage;
 use crate::telemetry::{self, Metrics, Output};
@@ -31,7 +32,18 @@ async fn serve(
     stop: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
     let (storage, schema) = open(config).await?;
-    let listeners = Listeners::bind(config.grpc.listen, config.http.listen, config.ops.listen)
+    let descriptors = raise_limit();
+    let limits = ListenerLimits::within(descriptors);
+    if limits != ListenerLimits::default() {
+        tracing::warn!(
+            descriptors,
+            grpc = limits.grpc.total,
+            http = limits.http.total,
+            "few open files are allowed, so fewer connections are; raise the limit (ulimit -n)"
+        );
+    }
+    let (grpc, http, ops) = (config.grpc.listen, config.http.listen, config.ops.listen);
+    let listeners = Listeners::bind(grpc, http, ops, limits)
         .await
         .map_err(|(address, error)| anyhow::anyhow!(
                 "cannot listen on {address}: {error}; stop what listens there, or configure another \

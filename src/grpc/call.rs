@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::HeaderMap;
 use opentelemetry::trace::Status;
 use tokio::sync::OwnedSemaphorePermit;
-use tonic::metadata::MetadataMap;
-use tonic::{Code, Request};
+use tonic::Code;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
@@ -36,17 +36,27 @@ macro_rules! method {
     };
 }
 
-pub(super) const AUTHORIZE: Method = method!("Authorize");
-pub(super) const GET_AUTHORIZATION: Method = method!("GetAuthorization");
-pub(super) const WATCH_AUTHORIZATION: Method = method!("WatchAuthorization", true);
-pub(super) const CONFIRM_AUTHORIZATION: Method = method!("ConfirmAuthorization");
-pub(super) const CANCEL_AUTHORIZATION: Method = method!("CancelAuthorization");
-pub(super) const GET_TOKEN: Method = method!("GetToken");
-pub(super) const REFRESH: Method = method!("Refresh");
-pub(super) const REVOKE: Method = method!("Revoke");
-pub(super) const REVOKE_ALL: Method = method!("RevokeAll");
-pub(super) const LIST_GRANTS: Method = method!("ListGrants");
-pub(super) const LIST_PROVIDERS: Method = method!("ListProviders");
+/// The methods of the service. The most frequent one comes first.
+const METHODS: [Method; 11] = [
+    method!("GetToken"),
+    method!("Refresh"),
+    method!("Authorize"),
+    method!("GetAuthorization"),
+    method!("WatchAuthorization", true),
+    method!("ConfirmAuthorization"),
+    method!("CancelAuthorization"),
+    method!("Revoke"),
+    method!("RevokeAll"),
+    method!("ListGrants"),
+    method!("ListProviders"),
+];
+
+impl Method {
+    /// Returns the method of a name.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        METHODS.into_iter().find(|method| method.name == name)
+    }
+}
 
 /// A call under way. When it is dropped it has ended, and is measured.
 #[derive(Debug)]
@@ -63,15 +73,15 @@ pub(super) struct Call {
 }
 
 impl Call {
-    pub(super) fn begin<T>(method: Method, request: &Request<T>, metrics: &Metrics) -> Self {
+    pub(super) fn begin(method: Method, headers: &HeaderMap, metrics: &Metrics) -> Self {
         Self {
             method,
-            caller: Caller::of(request.metadata().as_ref()),
+            caller: Caller::of(headers),
             began: Instant::now(),
             metrics: metrics.clone(),
             // Unless something else is heard of it, its caller has gone.
             code: Code::Cancelled,
-            deadline: deadline(request.metadata()),
+            deadline: deadline(headers),
             place: None,
         }
     }
@@ -156,8 +166,8 @@ impl Drop for Call {
 }
 
 /// What `grpc-timeout` says: at most eight digits and a unit.
-fn deadline(metadata: &MetadataMap) -> Option<Duration> {
-    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
+fn deadline(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let number: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
     match unit {
@@ -214,9 +224,9 @@ mod tests {
     #[test]
     fn a_callers_deadline() {
         let of = |text: &str| {
-            let mut metadata = MetadataMap::new();
-            metadata.insert("grpc-timeout", text.parse().expect("a value"));
-            deadline(&metadata)
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-timeout", text.parse().expect("a value"));
+            deadline(&headers)
         };
         assert_eq!(of("5S"), Some(Duration::from_secs(5)));
         assert_eq!(of("1500m"), Some(Duration::from_millis(1500)));

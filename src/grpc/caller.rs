@@ -1,59 +1,78 @@
 //! Who calls: the bot behind a credential, and what it may call.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use governor::clock::Clock;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
-use tonic::metadata::MetadataMap;
+use tokio::sync::Semaphore;
 
 use super::error::CallError;
 use crate::domain::bot::{ApiKey, Bot};
-use crate::domain::name::Name;
 
 /// The bots that may call, by their credentials.
 pub(super) struct Callers {
-    keys: Vec<([u8; 32], Arc<Bot>)>,
-    limits: HashMap<Name, DefaultDirectRateLimiter>,
+    keys: Vec<([u8; 32], Arc<BotCaller>)>,
+}
+
+/// A bot with what it uses of this replica. Each bot has limits of its own, so that none takes another's places.
+#[derive(Debug)]
+pub(super) struct BotCaller {
+    pub(super) bot: Arc<Bot>,
+    rate: Option<DefaultDirectRateLimiter>,
+    /// Places of calls whose message is still being read.
+    pub(super) reading: Arc<Semaphore>,
+    /// Places of calls under way.
+    pub(super) calls: Arc<Semaphore>,
+    /// Places of streams. They last long, and must not keep calls out.
+    pub(super) streams: Arc<Semaphore>,
 }
 
 impl Callers {
-    pub(super) fn new<'a>(bots: impl Iterator<Item = &'a Arc<Bot>>) -> Self {
+    /// `places` is the limit of each kind and bot.
+    pub(super) fn new<'a>(bots: impl Iterator<Item = &'a Arc<Bot>>, places: usize) -> Self {
+        let semaphore = || Arc::new(Semaphore::new(places));
         let mut keys = Vec::new();
-        let mut limits = HashMap::new();
         for bot in bots {
-            keys.extend(bot.api_keys_sha256.iter().map(|hash| (*hash, Arc::clone(bot))));
-            if let Some(rate) = bot.rate {
-                let quota = Quota::per_second(rate.per_second).allow_burst(rate.burst);
-                limits.insert(bot.name.clone(), RateLimiter::direct(quota));
-            }
+            let rate = bot.rate.map(|rate| {
+                RateLimiter::direct(Quota::per_second(rate.per_second).allow_burst(rate.burst))
+            });
+            let caller = Arc::new(BotCaller {
+                bot: Arc::clone(bot),
+                rate,
+                reading: semaphore(),
+                calls: semaphore(),
+                streams: semaphore(),
+            });
+            keys.extend(bot.api_keys_sha256.iter().map(|hash| (*hash, Arc::clone(&caller))));
         }
-        Self { keys, limits }
+        Self { keys }
     }
 
-    /// The bot that a call comes from, where it may call this method now.
+    /// Returns the bot that a call comes from, if it may call this method now.
     pub(super) fn admit(
         &self,
-        metadata: &MetadataMap,
+        headers: &HeaderMap,
         method: &'static str,
-    ) -> Result<Arc<Bot>, CallError> {
-        let bot = self.authenticate(metadata)?;
-        if !bot.may_call(method) {
+    ) -> Result<&Arc<BotCaller>, CallError> {
+        let caller = self.authenticate(headers)?;
+        if !caller.bot.may_call(method) {
             return Err(CallError::MethodNotAllowed { method });
         }
-        if let Some(limit) = self.limits.get(&bot.name)
-            && let Err(denied) = limit.check()
+        if let Some(rate) = &caller.rate
+            && let Err(denied) = rate.check()
         {
             let wait = denied.wait_time_from(governor::clock::DefaultClock::default().now());
             return Err(CallError::RateLimited { retry_after: wait.max(Duration::from_millis(1)) });
         }
-        Ok(bot)
+        Ok(caller)
     }
 
-    fn authenticate(&self, metadata: &MetadataMap) -> Result<Arc<Bot>, CallError> {
-        let mut values = metadata.get_all("authorization").iter();
+    fn authenticate(&self, headers: &HeaderMap) -> Result<&Arc<BotCaller>, CallError> {
+        let mut values = headers.get_all(AUTHORIZATION).iter();
         let (Some(value), None) = (values.next(), values.next()) else {
             return Err(CallError::Unauthenticated);
         };
@@ -74,7 +93,7 @@ impl Callers {
         usize::try_from(found)
             .ok()
             .and_then(|index| self.keys.get(index))
-            .map(|(_, bot)| Arc::clone(bot))
+            .map(|(_, caller)| caller)
             .ok_or(CallError::Unauthenticated)
     }
 }

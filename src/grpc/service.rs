@@ -6,14 +6,16 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use futures::{Stream, StreamExt, stream};
+use http::HeaderMap;
 use token_broker_client::proto;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 use tracing::Instrument;
 
-use super::call::{self, Call, Method};
-use super::caller::Callers;
+use super::admission::Handover;
+use super::call::{Call, Method};
+use super::caller::{BotCaller, Callers};
 use super::convert;
 use super::error::CallError;
 use super::generated::token_broker_service_server::TokenBrokerService;
@@ -26,38 +28,47 @@ use crate::domain::bot::Bot;
 pub(super) struct Service {
     broker: Arc<Broker>,
     callers: Callers,
-    calls: Arc<Semaphore>,
-    streams: Arc<Semaphore>,
 }
 
 impl Service {
     pub(super) fn new(broker: Arc<Broker>) -> Self {
-        let callers = Callers::new(broker.bots());
         let places = broker.settings().limits.max_concurrent_calls.get() as usize;
-        let semaphore = || Arc::new(Semaphore::new(places));
-        Self { broker, callers, calls: semaphore(), streams: semaphore() }
+        Self { callers: Callers::new(broker.bots(), places), broker }
     }
 
-    /// Who calls, and whether it may.
-    fn begin<Req>(&self, method: Method, request: &Request<Req>) -> Begun {
-        let mut call = Call::begin(method, request, self.broker.metrics());
-        let admitted = self.admit(method.name, request);
-        if admitted.is_err() {
-            call.distrust();
-        }
-        // Streams last long, and must not keep calls out.
-        let places = if method.is_stream { &self.streams } else { &self.calls };
-        let admitted = admitted.and_then(|bot| {
-            let place = Arc::clone(places).try_acquire_owned();
-            call.hold(place.map_err(|_| CallError::Broker(BrokerError::Overloaded))?);
-            Ok(bot)
+    /// Decides by its headers whether a call is read at all.
+    pub(super) fn admit(
+        &self,
+        method: Method,
+        headers: &HeaderMap,
+    ) -> Result<(Admitted, OwnedSemaphorePermit), Status> {
+        let mut call = Call::begin(method, headers, self.broker.metrics());
+        let caller = self.callers.admit(headers, method.name).and_then(|caller| {
+            if self.broker.draining().is_cancelled() {
+                return Err(CallError::Broker(BrokerError::Overloaded));
+            }
+            Ok((caller, place_of(&caller.reading)?))
         });
-        Begun { call, admitted }
+        match caller {
+            Ok((caller, reading)) => Ok((Admitted { call, caller: Arc::clone(caller) }, reading)),
+            Err(error) => {
+                call.distrust();
+                let span = call.span(None);
+                let status = span.in_scope(|| refused(error));
+                call.ends(status.code(), &span);
+                Err(status)
+            }
+        }
+    }
+
+    /// The admitted call that a message belongs to.
+    fn admitted<T>(request: &Request<T>) -> Result<Admitted, Status> {
+        let handover = request.extensions().get::<Handover>();
+        handover.and_then(Handover::take).ok_or_else(|| refused(BrokerError::Internal.into()))
     }
 
     async fn call<Req, Res, F>(
         &self,
-        method: Method,
         request: Request<Req>,
         run: impl FnOnce(Arc<Broker>, Arc<Bot>, Req) -> F,
     ) -> Result<Response<Res>, Status>
@@ -65,8 +76,8 @@ impl Service {
         Res: Send + 'static,
         F: Future<Output = Result<Res, CallError>> + Send + 'static,
     {
-        let begun = self.begin(method, &request);
-        let ended = self.run(begun, |broker, bot| run(broker, bot, request.into_inner())).await;
+        let admitted = Self::admitted(&request)?;
+        let ended = self.run(admitted, |broker, bot| run(broker, bot, request.into_inner())).await;
         ended.map(|(_, response)| Response::new(response))
     }
 
@@ -75,22 +86,25 @@ impl Service {
     /// on for as long as the caller of this holds it.
     async fn run<Res, F>(
         &self,
-        begun: Begun,
+        admitted: Admitted,
         run: impl FnOnce(Arc<Broker>, Arc<Bot>) -> F,
     ) -> Result<(Call, Res), Status>
     where
         Res: Send + 'static,
         F: Future<Output = Result<Res, CallError>> + Send + 'static,
     {
-        let Begun { mut call, admitted } = begun;
-        let span = call.span(admitted.as_deref().ok());
+        let Admitted { mut call, caller } = admitted;
+        let span = call.span(Some(&caller.bot));
         async {
             let span = tracing::Span::current();
-            let result = match admitted {
-                Ok(bot) => {
+            let places = if call.method.is_stream { &caller.streams } else { &caller.calls };
+            let result = match place_of(places) {
+                Ok(place) => {
+                    call.hold(place);
                     let place = call.place();
                     // Boxed, so that the call's own future stays small.
-                    let run: BoxFuture<'static, _> = Box::pin(run(Arc::clone(&self.broker), bot));
+                    let run: BoxFuture<'static, _> =
+                        Box::pin(run(Arc::clone(&self.broker), Arc::clone(&caller.bot)));
                     let gone = CancellationToken::new();
                     let run = with_caller(gone.clone(), async move {
                         let ended = run.await;
@@ -110,24 +124,18 @@ impl Service {
         .instrument(span)
         .await
     }
-
-    fn admit<Req>(
-        &self,
-        method: &'static str,
-        request: &Request<Req>,
-    ) -> Result<Arc<Bot>, CallError> {
-        let bot = self.callers.admit(request.metadata(), method)?;
-        if self.broker.draining().is_cancelled() {
-            return Err(CallError::Broker(BrokerError::Overloaded));
-        }
-        Ok(bot)
-    }
 }
 
-/// A call whose caller is known, or refused.
-struct Begun {
+/// A call that may be made, and whose message is read next.
+#[derive(Debug)]
+pub(super) struct Admitted {
     call: Call,
-    admitted: Result<Arc<Bot>, CallError>,
+    caller: Arc<BotCaller>,
+}
+
+fn place_of(places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, CallError> {
+    let place = Arc::clone(places).try_acquire_owned();
+    place.map_err(|_| CallError::Broker(BrokerError::Overloaded))
 }
 
 fn refused(error: CallError) -> Status {
@@ -152,7 +160,7 @@ impl TokenBrokerService for Service {
         &self,
         request: Request<proto::AuthorizeRequest>,
     ) -> Result<Response<proto::AuthorizeResponse>, Status> {
-        self.call(call::AUTHORIZE, request, |broker, bot, message| async move {
+        self.call(request, |broker, bot, message| async move {
             let request = convert::authorize_request(&bot.namespace, message)?;
             let started = broker.authorize(&bot, request).await?;
             Ok(convert::authorize_response(&started))
@@ -164,7 +172,7 @@ impl TokenBrokerService for Service {
         &self,
         request: Request<proto::GetAuthorizationRequest>,
     ) -> Result<Response<proto::GetAuthorizationResponse>, Status> {
-        self.call(call::GET_AUTHORIZATION, request, |broker, bot, message| async move {
+        self.call(request, |broker, bot, message| async move {
             let id = convert::authorization_id(&message.authorization_id)?;
             let view = broker.get_authorization(&bot, id).await?;
             let authorization = Some(convert::authorization(view));
@@ -179,9 +187,9 @@ impl TokenBrokerService for Service {
         &self,
         request: Request<proto::WatchAuthorizationRequest>,
     ) -> Result<Response<WatchStream>, Status> {
-        let begun = self.begin(call::WATCH_AUTHORIZATION, &request);
+        let admitted = Self::admitted(&request)?;
         let message = request.into_inner();
-        let watching = self.run(begun, |broker, bot| async move {
+        let watching = self.run(admitted, |broker, bot| async move {
             let id = convert::authorization_id(&message.authorization_id)?;
             Ok(broker.watch_authorization(&bot, id).await?)
         });
@@ -213,7 +221,7 @@ impl TokenBrokerService for Service {
         &self,
         request: Request<proto::ConfirmAuthorizationRequest>,
     ) -> Result<Response<proto::ConfirmAuthorizationResponse>, Status> {
-        self.call(call::CONFIRM_AUTHORIZATION, request, |broker, bot, message| async move {
+        self.call(request, |broker, bot, message| async move {
             let request = convert::confirm_request(message)?;
             let grant = broker.confirm(&bot, request).await?;
             Ok(proto::ConfirmAuthorizationResponse { grant: Some(convert::grant(&grant)) })
@@ -225,7 +233,7 @@ impl TokenBrokerService for Service {
         &self,
         request: Request<proto::CancelAuthorizationRequest>,
     ) -> Result<Response<proto::CancelAuthorizationResponse>, Status> {
-        self.call(call::CANCEL_AUTHORIZATION, request, |broker, bot, message| async move {
+        self.call(request, |broker, bot, message| async move {
             let id = convert::authorization_id(&message.authorization_id)?;
             let view = broker.cancel(&bot, id).await?;
             let authorization = Some(convert::authorization(view));
@@ -238,23 +246,20 @@ impl TokenBrokerService for Service {
         &self,
         request: Request<proto::GetTokenRequest>,
     ) -> Result<Response<proto::GetTokenResponse>, Status> {
-        let begun = self.begin(call::GET_TOKEN, &request);
-        let message = request.into_inner();
-        let request = match &begun.admitted {
-            Ok(bot) => convert::lend_request(&bot.namespace, message),
-            Err(_) => Err(CallError::Unauthenticated),
-        };
-        // A token from memory costs no span, unless its caller wants to see one.
-        if !begun.call.is_recorded()
-            && let (Ok(bot), Ok(request)) = (&begun.admitted, &request)
+        let admitted = Self::admitted(&request)?;
+        let bot = &admitted.caller.bot;
+        let request = convert::lend_request(&bot.namespace, request.into_inner());
+        // A cached token costs no span, unless its caller records the trace, and takes no place of a call.
+        if !admitted.call.is_recorded()
+            && let Ok(request) = &request
             && let Some(hit) = self.broker.lend_cached(bot, request)
         {
-            begun.call.answered();
+            admitted.call.answered();
             return Ok(Response::new(convert::cached_response(&hit)));
         }
-        // Otherwise memory has been looked into already.
-        let recorded = begun.call.is_recorded();
-        let ended = self.run(begun, |broker, bot| async move {
+        // Otherwise the cache has been searched already.
+        let recorded = admitted.call.is_recorded();
+        let ended = self.run(admitted, |broker, bot| async move {
             let request = request?;
             if recorded && let Some(hit) = broker.lend_cached(&bot, &request) {
                 return Ok(convert::cached_response(&hit));
@@ -269,7 +274,7 @@ impl TokenBrokerService for Service {
         &self,
         request: Request<proto::RefreshRequest>,
     ) -> Result<Response<proto::RefreshResponse>, Status> {
-        self.call(call::REFRESH, request, |broker, bot, message| async move {
+        self.call(request, |broker, bot, message| async move {
             let request = convert::refresh_request(&bot.namespace, message)?;
             let lent = broker.refresh(&bot, request).await?;
             Ok(proto::RefreshResponse { token: Some(convert::token(lent)) })
@@ -281,7 +286,7 @@ impl TokenBrokerService for Service {
         &self,
         request: Request<proto::RevokeRequest>,
     ) -> Result<Response<proto::RevokeResponse>, Status> {
-        self.call(call::REVOKE, request, |broker, bot, message| async move {
+        self.call(request, |broker, bot, message| async move {
             let key = convert::grant_key(&bot.namespace, message.key)?;
             let state = broker.revoke(&bot, &key).await?;
             Ok(proto::RevokeResponse { revocation: convert::revocation(state).into() })
@@ -293,7 +298,7 @@ impl TokenBrokerService for Service {
         &self,
         request: Request<proto::RevokeAllRequest>,
     ) -> Result<Response<proto::RevokeAllResponse>, Status> {
-        self.call(call::REVOKE_ALL, request, |broker, bot, message| async move {
+        self.call(request, |broker, bot, message| async move {
             let mut violations = convert::Violations::default();
             let subject = violations.subject("subject", &message.subject);
             let provider = match message.provider.as_str() {
@@ -315,7 +320,7 @@ impl TokenBrokerService for Service {
         &self,
         request: Request<proto::ListGrantsRequest>,
     ) -> Result<Response<proto::ListGrantsResponse>, Status> {
-        self.call(call::LIST_GRANTS, request, |broker, bot, message| async move {
+        self.call(request, |broker, bot, message| async move {
             let (request, tokens) = convert::grants_page(message)?;
             let (grants, next) = broker.list_grants(&bot, request).await?;
             Ok(proto::ListGrantsResponse {
@@ -332,7 +337,7 @@ impl TokenBrokerService for Service {
         &self,
         request: Request<proto::ListProvidersRequest>,
     ) -> Result<Response<proto::ListProvidersResponse>, Status> {
-        self.call(call::LIST_PROVIDERS, request, |broker, bot, message| async move {
+        self.call(request, |broker, bot, message| async move {
             let (size, after, tokens) = convert::providers_page(&message)?;
             let mut rest = broker.list_providers(&bot, after.as_ref());
             let providers: Vec<_> = rest.by_ref().take(size).map(convert::provider).collect();

@@ -14,6 +14,7 @@ mod redirect;
 mod refresh;
 mod rpc;
 mod storage;
+mod strangers;
 
 use std::process::ExitCode;
 
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         refresh::trials(),
         rpc::trials(),
         storage::trials(),
+        strangers::trials(),
     ];
     let conclusion = libtest_mimic::run(&arguments, trials.into_iter().flatten().collect());
     harness::pooler::stop();

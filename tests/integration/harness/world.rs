@@ -16,6 +16,7 @@ use token_broker::domain::provider::{
     Client as Registration, ClientAuth, ConfiguredAuth, Endpoints, Provider, RevocationReach,
 };
 use token_broker::domain::scope::Scopes;
+use token_broker::listener::ListenerLimits;
 use token_broker::provider::{Egress, Http};
 use token_broker::runtime::{self, Listeners, RunError};
 use token_broker::storage::{self, Clock, Storage};
@@ -125,6 +126,7 @@ impl World {
             grpc: bind().await.expect("a port"),
             http: bind().await.expect("a port"),
             ops: bind().await.expect("a port"),
+            limits: ListenerLimits::default(),
         };
         let url = |listener: &TcpListener| {
             format!("http://{}", listener.local_addr().expect("an address"))

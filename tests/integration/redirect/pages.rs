@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use libtest_mimic::Trial;
 use token_broker::http;
+use token_broker::listener::{Listener, ListenerLimits, http1};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use super::{awaiting, begin, shown, trace_id, with};
 use crate::harness::browser::Page;
@@ -119,7 +121,8 @@ async fn draining() {
     twin.stop().await.expect("a clean end");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
-    tokio::spawn(http::serve(http::public_router(broker), listener, std::future::pending()));
+    let listener = Listener::new(listener, "redirect", ListenerLimits::default().http);
+    tokio::spawn(http1::serve(http::public_router(broker), listener, CancellationToken::new()));
     let mut at_twin = redirect.clone();
     at_twin.set_port(Some(address.port())).expect("a URL with a port");
     let cookies = browser.cookies[&world.http_url].clone();

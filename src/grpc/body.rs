@@ -1,0 +1,87 @@
+//! Bodies with a bound: a request that must arrive in time, and a response that holds a place.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Sleep;
+use tonic::Status;
+use tonic::body::Body;
+
+/// A request's body that must end in time.
+#[derive(Debug)]
+pub(super) struct TimedBody {
+    inner: Body,
+    timeout: Duration,
+    /// Begins with the first wait: most messages come with their headers.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl TimedBody {
+    pub(super) fn new(inner: Body, timeout: Duration) -> Self {
+        Self { inner, timeout, timer: None }
+    }
+}
+
+impl http_body::Body for TimedBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(context) {
+            return Poll::Ready(frame);
+        }
+        let timeout = self.timeout;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+        ready!(timer.as_mut().poll(context));
+        let late = format!("the message did not arrive within {} s", timeout.as_secs());
+        Poll::Ready(Some(Err(Status::deadline_exceeded(late))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// A response's body that holds a place until it ends.
+#[derive(Debug)]
+pub(super) struct PlacedBody {
+    inner: Body,
+    _place: OwnedSemaphorePermit,
+}
+
+impl PlacedBody {
+    pub(super) fn new(inner: Body, place: OwnedSemaphorePermit) -> Self {
+        Self { inner, _place: place }
+    }
+}
+
+impl http_body::Body for PlacedBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Pin::new(&mut self.inner).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

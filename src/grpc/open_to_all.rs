@@ -1,0 +1,62 @@
+//! Services without a credential: health and reflection. Strangers can call them, so they have a few places only.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::Semaphore;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::server::NamedService;
+
+use super::body::{PlacedBody, TimedBody};
+
+/// A service that anyone may call, a few calls at once.
+#[derive(Debug, Clone)]
+pub(super) struct OpenToAll<S> {
+    inner: S,
+    places: Arc<Semaphore>,
+    /// How long a caller may take to send its messages.
+    timeout: Duration,
+}
+
+impl<S> OpenToAll<S> {
+    pub(super) fn new(inner: S, places: usize, timeout: Duration) -> Self {
+        Self { inner, places: Arc::new(Semaphore::new(places)), timeout }
+    }
+}
+
+impl<S: NamedService> NamedService for OpenToAll<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> tower::Service<http::Request<Body>> for OpenToAll<S>
+where
+    S: tower::Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<S::Response, Infallible>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            let status = Status::resource_exhausted("too many calls without a credential");
+            return futures::future::ready(Ok(status.into_http())).boxed();
+        };
+        let request = request.map(|body| Body::new(TimedBody::new(body, self.timeout)));
+        let response = self.inner.call(request);
+        async move {
+            let response = response.await?;
+            Ok(response.map(|body| Body::new(PlacedBody::new(body, place))))
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,105 @@
+//! Accepts connections, and bounds how many of them strangers can keep open.
+//!
+//! All listeners use this: browsers' (`http`), bots' (`grpc`) and the platform's (`http::ops_router`). A connection is
+//! *pending* until it shows a reason to be kept: over HTTP a complete request that is being answered, over gRPC a
+//! valid credential. Pending connections have little time and few places. If the places are taken, the connection
+//! that has been pending longest gives way to the new one, so that slow strangers cannot keep anyone out.
+
+mod connections;
+mod descriptors;
+mod guarded;
+pub mod http1;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+
+pub use self::connections::{ConnectionLimits, Place};
+pub use self::descriptors::{ListenerLimits, raise_limit};
+pub use self::guarded::{Guarded, PeerInfo};
+
+use self::connections::Connections;
+
+/// How long the listener waits after the system could not accept a connection.
+const BACK_OFF: Duration = Duration::from_millis(100);
+
+/// A bound socket with its limits.
+#[derive(Debug)]
+pub struct Listener {
+    inner: TcpListener,
+    name: &'static str,
+    connections: Arc<Connections>,
+    /// The last attempt failed, and that was logged.
+    is_failing: bool,
+}
+
+impl Listener {
+    /// Limits the connections of a socket. `name` appears in logs.
+    #[must_use]
+    pub fn new(inner: TcpListener, name: &'static str, limits: ConnectionLimits) -> Self {
+        Self { inner, name, connections: Connections::new(name, limits), is_failing: false }
+    }
+
+    /// Returns the address that the socket is bound to.
+    ///
+    /// # Errors
+    ///
+    /// [`io::Error`] of the system.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.inner.local_addr()
+    }
+
+    /// Returns the next connection, with `TCP_NODELAY` set. Connections beyond the limits are closed.
+    ///
+    /// It never fails: without free file descriptors or memory it waits, and logs that once.
+    pub async fn accept(&mut self) -> (TcpStream, Place) {
+        loop {
+            match self.inner.accept().await {
+                Ok((stream, peer)) => {
+                    if self.is_failing {
+                        self.is_failing = false;
+                        tracing::info!(listener = self.name, "accepting connections again");
+                    }
+                    // Nagle's algorithm and the peer's delayed ACK add 40 ms to a response.
+                    if let Err(error) = stream.set_nodelay(true) {
+                        tracing::debug!(%error, "cannot set TCP_NODELAY");
+                    }
+                    if let Some(place) = self.connections.admit(peer) {
+                        return (stream, place);
+                    }
+                }
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    if !self.is_failing {
+                        self.is_failing = true;
+                        tracing::error!(
+                            listener = self.name,
+                            %error,
+                            "cannot accept connections; raise the limit of open files if this lasts"
+                        );
+                    }
+                    tokio::time::sleep(BACK_OFF).await;
+                }
+            }
+        }
+    }
+
+    /// The connections of this socket, to close the pending ones at the end.
+    #[must_use]
+    pub fn connections(&self) -> Arc<Connections> {
+        Arc::clone(&self.connections)
+    }
+}
+
+/// The peer gave up before its connection was accepted.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+    )
+}

@@ -1,0 +1,85 @@
+//! Shares the file descriptors of the process among the listeners, so that none takes another's.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::ConnectionLimits;
+
+/// As many descriptors as are ever used. More would only make tables larger.
+const MOST: u64 = 65_536;
+
+/// Descriptors for everything but connections that were accepted: databases, providers, files and the runtime.
+const RESERVED: u64 = 256;
+
+/// The limits of all listeners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListenerLimits {
+    /// For bots.
+    pub grpc: ConnectionLimits,
+    /// For browsers, and so for anyone.
+    pub http: ConnectionLimits,
+    /// For the platform.
+    pub ops: ConnectionLimits,
+}
+
+impl Default for ListenerLimits {
+    fn default() -> Self {
+        Self {
+            grpc: ConnectionLimits { total: 1024, pending: 256, pending_per_peer: 64 },
+            http: ConnectionLimits { total: 512, pending: 512, pending_per_peer: 128 },
+            ops: ConnectionLimits { total: 64, pending: 64, pending_per_peer: 64 },
+        }
+    }
+}
+
+impl ListenerLimits {
+    /// Returns the limits that `descriptors` have room for, at most the default ones. The ops listener keeps its own.
+    #[must_use]
+    pub fn within(descriptors: u64) -> Self {
+        let Self { grpc, http, ops } = Self::default();
+        let free = descriptors.saturating_sub(RESERVED + ops.total as u64);
+        let wanted = (grpc.total + http.total) as u64;
+        if free >= wanted {
+            return Self { grpc, http, ops };
+        }
+        let share = |limits: ConnectionLimits| {
+            let share = |part: usize| {
+                usize::try_from(part as u64 * free / wanted).unwrap_or(usize::MAX).max(1)
+            };
+            ConnectionLimits {
+                total: share(limits.total),
+                pending: share(limits.pending),
+                pending_per_peer: share(limits.pending_per_peer),
+            }
+        };
+        Self { grpc: share(grpc), http: share(http), ops }
+    }
+}
+
+/// Raises the limit of open files as far as the system allows. Returns the limit.
+pub fn raise_limit() -> u64 {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = maximum.unwrap_or(MOST).min(MOST);
+    match current {
+        Some(current) if current < wanted => {
+            let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum });
+            if raised.is_ok() { wanted } else { current }
+        }
+        Some(current) => current,
+        None => MOST,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_descriptors_are_shared() {
+        assert_eq!(ListenerLimits::within(65_536), ListenerLimits::default());
+        let few = ListenerLimits::within(1024);
+        assert_eq!((few.grpc.total, few.http.total, few.ops.total), (469, 234, 64));
+        assert!(few.grpc.total + few.http.total + few.ops.total + 256 <= 1024);
+        let least = ListenerLimits::within(10);
+        assert_eq!((least.grpc.total, least.http.pending_per_peer), (1, 1));
+    }
+}

@@ -1,0 +1,126 @@
+//! Serves HTTP/1.1 with time limits for every part of a request.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+use super::{Listener, Place};
+
+/// How long a client may take to send the head of a request. An idle connection is closed after the same time.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a client may take to send a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a connection is used. Longer ones end after the request under way.
+const MAX_AGE: Duration = Duration::from_secs(5 * 60);
+
+/// How long a connection of that age may take to end.
+const END_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The largest head of a request, in bytes. A cookie and an authorization code may have some KiB each.
+const MAX_HEAD: usize = 32 * 1024;
+
+/// The largest body, in bytes. A form that a provider has the browser post may carry an ID token.
+pub const MAX_BODY: usize = 64 * 1024;
+
+/// Serves a router until `stopping`. Then it ends pending connections at once, and waits for requests under way.
+pub async fn serve(router: Router, mut listener: Listener, stopping: CancellationToken) {
+    let tracker = TaskTracker::new();
+    let router = router.layer(axum::middleware::from_fn(active));
+    loop {
+        let (stream, place) = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stopping.cancelled() => break,
+        };
+        tracker.spawn(connection(stream, Arc::new(place), router.clone(), stopping.clone()));
+    }
+    let connections = listener.connections();
+    drop(listener);
+    connections.close();
+    tracker.close();
+    tracker.wait().await;
+}
+
+async fn connection(
+    stream: TcpStream,
+    place: Arc<Place>,
+    router: Router,
+    stopping: CancellationToken,
+) {
+    let mut ended = std::pin::pin!(place.ended());
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(Arc::clone(&place));
+        let router = router.clone();
+        async move { Ok::<_, Infallible>(router.oneshot(request.map(Body::new)).await.into_response()) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        result = connection.as_mut() => return log(result),
+        () = ended.as_mut() => return,
+        () = stopping.cancelled() => {}
+        () = tokio::time::sleep(MAX_AGE) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    tokio::select! {
+        result = connection => log(result),
+        () = ended => {}
+        () = tokio::time::sleep(END_TIMEOUT) => {}
+    }
+}
+
+fn log(result: Result<(), hyper::Error>) {
+    if let Err(error) = result {
+        tracing::debug!(%error, "an HTTP connection failed");
+    }
+}
+
+/// Keeps the connection while its request is answered, once the whole request is there.
+async fn active(request: Request, next: Next) -> Response {
+    let place = request.extensions().get::<Arc<Place>>().cloned();
+    let request = match whole(request).await {
+        Ok(request) => request,
+        Err(status) => return (status, [(header::CONNECTION, "close")]).into_response(),
+    };
+    if let Some(place) = &place {
+        place.set_active();
+    }
+    let response = next.run(request).await;
+    if let Some(place) = &place {
+        place.set_pending();
+    }
+    response
+}
+
+/// Reads the body of a POST. Other methods have none that matters.
+async fn whole(request: Request) -> Result<Request, StatusCode> {
+    let (parts, body) = request.into_parts();
+    if parts.method != Method::POST {
+        return Ok(Request::from_parts(parts, Body::empty()));
+    }
+    let body = axum::body::to_bytes(body, MAX_BODY);
+    match tokio::time::timeout(BODY_TIMEOUT, body).await {
+        Ok(Ok(body)) => Ok(Request::from_parts(parts, Body::from(body))),
+        Ok(Err(_)) => Err(StatusCode::PAYLOAD_TOO_LARGE),
+        Err(_) => Err(StatusCode::REQUEST_TIMEOUT),
+    }
+}

@@ -1,0 +1,10 @@
+//! What anyone can do who reaches the listeners, without a credential.
+
+mod grpc;
+mod http;
+
+use libtest_mimic::Trial;
+
+pub fn trials() -> Vec<Trial> {
+    [grpc::trials(), http::trials()].into_iter().flatten().collect()
+}
