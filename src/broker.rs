@@ -24,6 +24,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -56,6 +57,8 @@ const STORE_AGAIN: Duration = Duration::from_secs(1);
 pub struct Broker {
     storage: Storage,
     keyring: Arc<Keyring>,
+    /// Seals forms that strangers post, so not with the keys of tokens.
+    form_keyring: Keyring,
     random: Random,
     providers: Directory,
     bots: BTreeMap<Name, Arc<Bot>>,
@@ -69,6 +72,8 @@ pub struct Broker {
     cache: cache::TokenCache,
     used: used::Used,
     watchers: Arc<watchers::Watchers>,
+    /// Places of browsers' requests that use the database.
+    strangers: Semaphore,
     metrics: Metrics,
 }
 
@@ -103,6 +108,7 @@ impl Broker {
         let bots = parts.bots.into_iter().map(|b| (b.name.clone(), Arc::new(b))).collect();
         Arc::new(Self {
             storage: parts.storage,
+            form_keyring: parts.keyring.derived("form_post"),
             keyring: parts.keyring,
             random: parts.random,
             providers: Directory::new(parts.http, parts.providers),
@@ -114,6 +120,7 @@ impl Broker {
             database: DatabaseHealth::new(sharing),
             used: used::Used::default(),
             watchers: Arc::default(),
+            strangers: Semaphore::new(complete::STRANGERS),
             metrics: parts.metrics,
             cache: cache::TokenCache::new(parts.settings.cache),
             settings: parts.settings,

@@ -30,7 +30,7 @@ use sea_orm::sea_query::{LockBehavior, LockType, SelectStatement};
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, UpdateMany};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-pub use authorizations::{Answered, Awaiting, Begun, NewAuthorization, Seen};
+pub use authorizations::{Answered, Arrival, Awaiting, Begun, NewAuthorization, Seen, Swept};
 pub use changes::{Change, Changes};
 pub use clock::Clock;
 pub use connect::{MissingFile, Settings};

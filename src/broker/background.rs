@@ -7,7 +7,7 @@ use crate::domain::grant::Grant;
 use crate::domain::id::Id;
 use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
-use crate::storage::{OpenIntents, StorageError};
+use crate::storage::{OpenIntents, StorageError, Swept};
 
 impl Broker {
     /// Finds refreshes of unknown outcome that may be recovered now at these providers.
@@ -62,12 +62,12 @@ impl Broker {
         Some(std::iter::once(first).chain(more).collect())
     }
 
-    /// Ends authorizations whose time is up, at most `limit`. Gives how many rows it dealt with.
+    /// Ends authorizations whose time is up, about `limit` at once.
     ///
     /// # Errors
     ///
     /// [`StorageError`].
-    pub async fn sweep(&self, limit: u64) -> Result<usize, StorageError> {
+    pub async fn sweep(&self, limit: u64) -> Result<Swept, StorageError> {
         self.storage.forget_ended_revocations().await?;
         self.storage.sweep_authorizations(limit, |provider| self.disposal(provider)).await
     }

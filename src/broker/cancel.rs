@@ -2,6 +2,7 @@
 
 use super::follow::View;
 use super::{Broker, BrokerError};
+use crate::domain::authorization::State;
 use crate::domain::bot::Bot;
 use crate::domain::id::Id;
 
@@ -13,7 +14,8 @@ impl Broker {
     /// [`BrokerError::AuthorizationNotFound`], or where storage is away.
     pub async fn cancel(&self, bot: &Bot, id: Id) -> Result<View, BrokerError> {
         let view = self.get_authorization(bot, id).await?;
-        if view.state.is_final() {
+        // The link of one that an error in a redirect ended may still work.
+        if view.state.is_final() && !matches!(view.state, State::Denied(_) | State::Failed(_)) {
             return Ok(view);
         }
         let disposal = self.disposal(&view.authorization.key.provider);

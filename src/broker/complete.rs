@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
+use tokio::sync::SemaphorePermit;
 use url::Url;
 
 use super::authorize::under;
@@ -20,11 +21,15 @@ use crate::domain::id::Id;
 use crate::domain::name::Name;
 use crate::domain::provider::{OPENID, Provider, Server};
 use crate::provider::{OAuthError, endpoint};
-use crate::storage::Seen;
+use crate::storage::{Arrival, Seen};
 
 /// How long a reload waits for the exchange that its first load began.
 const EXCHANGE_WAIT: Duration = Duration::from_secs(30);
 const EXCHANGE_POLL: Duration = Duration::from_millis(200);
+
+/// How many requests of browsers use the database at once, and how long others wait for that.
+pub(super) const STRANGERS: usize = 4;
+const STRANGER_WAIT: Duration = Duration::from_secs(5);
 
 /// Error codes of a user who refused: RFC 6749 section 4.1.2.1, LinkedIn, OpenID Connect Core section 3.1.2.6, Xero.
 const DENIED: [&str; 6] = [
@@ -175,7 +180,7 @@ impl Broker {
         browser: Option<BrowserSecret>,
     ) -> Result<Departure, Problem> {
         let id = Id::parse(id).ok_or(Problem::UnknownLink)?;
-        let seen = self.seen(id).await?.ok_or(Problem::UnknownLink)?;
+        let seen = self.seen_by_a_stranger(id).await?.ok_or(Problem::UnknownLink)?;
         let authorization = &seen.authorization;
         if !authorization.link_works(seen.now) {
             return Err(Problem::EndedLink);
@@ -246,7 +251,7 @@ impl Broker {
         };
         let attempt =
             Attempt::parse(&self.keyring, state, &provider.name).ok_or(Problem::UnknownRedirect)?;
-        let seen = self.seen(attempt.id).await?.ok_or(Problem::UnknownRedirect)?;
+        let seen = self.seen_by_a_stranger(attempt.id).await?.ok_or(Problem::UnknownRedirect)?;
         let start = browsers.iter().find_map(|browser| attempt.of_browser(browser));
 
         // 2. The provider: right issuer, on success and on error alike (RFC 9207 section 2.4). Where
@@ -262,8 +267,16 @@ impl Broker {
         }
         let in_order = !redirect.malformed && !wrong_issuer;
 
-        // 3. Once: whatever becomes of it, the attempt is recorded, so that nobody can try
-        // cookies or codes.
+        // 3. An authorization that takes no redirect has nothing to record: strangers must not write.
+        let again = || seen.authorization.link_works(seen.now).then(|| self.start_url(attempt.id));
+        if !seen.authorization.takes_redirects(seen.now) {
+            return match start {
+                Some(start) => self.landing_again(attempt.id, &start, provider).await,
+                None => Err(Problem::OtherBrowser { start: again() }),
+            };
+        }
+
+        // 4. Once: every attempt is recorded, so that cookies and codes cannot be tried.
         let outcome = match (&start, redirect.code, redirect.error) {
             (Some(start), Some(code), None) if in_order => {
                 return self.exchange(seen, &attempt, &server, start, &code).await;
@@ -272,15 +285,35 @@ impl Broker {
             (Some(_), ..) => Outcome::Wrong,
             (None, ..) => Outcome::OtherBrowser,
         };
-        let first = self.storage.use_attempt(attempt.id, &attempt.salt).await;
-        let first = first.map_err(|error| unavailable(error.into()))?;
-        let again = || seen.authorization.link_works(seen.now).then(|| self.start_url(attempt.id));
-        match (outcome, start) {
-            (Outcome::OtherBrowser, _) | (_, None) => Err(Problem::OtherBrowser { start: again() }),
-            (_, Some(start)) if !first => self.landing_again(attempt.id, &start, provider).await,
-            (Outcome::Wrong, _) => Err(Problem::WrongRedirect { start: again() }),
-            (Outcome::Refused(error), _) => self.end_refused(seen, provider, &error).await,
+        let place = self.place_for_a_stranger().await?;
+        let arrival = self.storage.use_attempt(attempt.id, &attempt.salt).await;
+        let arrival = arrival.map_err(|error| unavailable(error.into()))?;
+        drop(place);
+        match (outcome, start, arrival) {
+            (Outcome::OtherBrowser, ..) | (_, None, _) => {
+                Err(Problem::OtherBrowser { start: again() })
+            }
+            (_, Some(start), Arrival::Again) => {
+                self.landing_again(attempt.id, &start, provider).await
+            }
+            (Outcome::Wrong, ..) | (_, _, Arrival::TooMany) => {
+                Err(Problem::WrongRedirect { start: again() })
+            }
+            (Outcome::Refused(error), _, Arrival::First) => {
+                self.end_refused(seen, provider, &error).await
+            }
         }
+    }
+
+    /// A place among the few requests of browsers that use the database at once: anyone can send them.
+    async fn place_for_a_stranger(&self) -> Result<SemaphorePermit<'_>, Problem> {
+        let place = tokio::time::timeout(STRANGER_WAIT, self.strangers.acquire()).await;
+        place.ok().and_then(Result::ok).ok_or(Problem::Unavailable)
+    }
+
+    async fn seen_by_a_stranger(&self, id: Id) -> Result<Option<Seen>, Problem> {
+        let _place = self.place_for_a_stranger().await?;
+        self.seen(id).await
     }
 
     /// The provider with its endpoints.
@@ -297,14 +330,14 @@ impl Broker {
     /// Seals a form that a provider posted, for the browser's way to the GET of the same address.
     #[must_use]
     pub fn seal_form(&self, provider: &str, form: &[u8]) -> Vec<u8> {
-        self.keyring.seal(form, &form_aad(provider), &self.random)
+        self.form_keyring.seal(form, &form_aad(provider), &self.random)
     }
 
     /// Opens what [`Broker::seal_form`] sealed. Absent where it was sealed for another provider, or
     /// is not the broker's.
     #[must_use]
     pub fn open_form(&self, provider: &str, sealed: &[u8]) -> Option<Vec<u8>> {
-        self.keyring.open(sealed, &form_aad(provider)).ok()
+        self.form_keyring.open(sealed, &form_aad(provider)).ok()
     }
 
     /// The provider sent the browser back with an error.
@@ -323,9 +356,10 @@ impl Broker {
                 &format!("{} answered with an error.", provider.display_name),
             ))
         };
-        let ended = self.storage.end_authorization(seen.authorization.id, &state).await;
+        let id = seen.authorization.id;
+        let ended = self.storage.refuse_authorization(id, &state).await;
         if !ended.map_err(|error| unavailable(error.into()))? {
-            return Err(Problem::EndedLink);
+            return self.landing_of_closed(id, provider).await;
         }
         self.metrics.authorization(&provider.name, if denied { "denied" } else { "failed" });
         tracing::info!(authorization.id = %seen.authorization.id, error.code = %error.code, "authorization refused at the provider");
@@ -359,6 +393,17 @@ impl Broker {
                     return Err(Problem::UsedRedirect { start: None });
                 }
                 Ok(self.confirm_landing(&seen, start, provider))
+            }
+            _ => Ok(landing_of_final(&seen, provider)),
+        }
+    }
+
+    /// The page of an authorization that another redirect has taken further.
+    async fn landing_of_closed(&self, id: Id, provider: &Provider) -> Result<Landing, Problem> {
+        let seen = self.seen(id).await?.ok_or(Problem::UnknownRedirect)?;
+        match seen.state() {
+            State::Exchanging | State::AwaitingConfirmation => {
+                Err(Problem::UsedRedirect { start: None })
             }
             _ => Ok(landing_of_final(&seen, provider)),
         }

@@ -50,12 +50,7 @@ impl Keyring {
             .into_iter()
             .map(|(id, key)| {
                 assert!(id.len() <= usize::from(u8::MAX), "a key id has at most 255 bytes");
-                let derivation = hmac(key, &[b"token-broker derivation key v1"]);
-                Key {
-                    id: id.to_owned(),
-                    cipher: Aes256GcmSiv::new(key.into()),
-                    derivation: SecretBox::new(Box::new(derivation)),
-                }
+                Key::new(id, key)
             })
             .collect();
         (!keys.is_empty()).then_some(Self { keys })
@@ -135,10 +130,31 @@ impl Keyring {
         self.keys.iter().map(|key| DerivationKey(key.derivation.expose_secret()))
     }
 
+    /// Returns a keyring for another purpose, with keys that are derived from these under a label.
+    #[must_use]
+    pub fn derived(&self, label: &str) -> Self {
+        let keys = self.keys.iter().zip(self.derivation_keys());
+        let key = |(key, derivation): (&Key, DerivationKey<'_>)| {
+            Key::new(&key.id, &derivation.derive(label, &[]))
+        };
+        Self { keys: keys.map(key).collect() }
+    }
+
     /// The derivation key of the sealing key.
     #[must_use]
     pub fn derivation_key(&self) -> DerivationKey<'_> {
         DerivationKey(self.keys[0].derivation.expose_secret())
+    }
+}
+
+impl Key {
+    fn new(id: &str, key: &[u8; 32]) -> Self {
+        let derivation = hmac(key, &[b"token-broker derivation key v1"]);
+        Self {
+            id: id.to_owned(),
+            cipher: Aes256GcmSiv::new(key.into()),
+            derivation: SecretBox::new(Box::new(derivation)),
+        }
     }
 }
 

@@ -15,6 +15,9 @@ pub const MAX_CONFIRMATION_ATTEMPTS: u32 = 5;
 /// authorization goes on waiting: somebody's garbage code must not end the user's flow.
 pub const MAX_REFUSED_CODES: u32 = 5;
 
+/// How many redirects are recorded for one authorization. Anyone who has the link can make more.
+pub const MAX_ATTEMPTS: u64 = 32;
+
 /// How long after the link has ended a browser that is still at the provider may come back.
 pub const REDIRECT_GRACE: Duration = Duration::from_secs(5 * 60);
 
@@ -40,6 +43,8 @@ pub struct Authorization {
     pub options: Options,
     /// How far it is.
     pub state: State,
+    /// A code was exchanged for it, or is being exchanged.
+    pub is_exchanged: bool,
     /// Until when the start link works.
     pub link_expires_at: Timestamp,
     /// Until when the present state lasts at most.
@@ -167,10 +172,26 @@ impl Authorization {
         }
     }
 
-    /// Whether the start link works at `now`.
+    /// Returns `true` if the start link works at `now`.
     #[must_use]
     pub fn link_works(&self, now: Timestamp) -> bool {
-        matches!(self.state, State::Pending | State::Exchanging) && now < self.link_expires_at
+        let is_open = matches!(self.state, State::Pending | State::Exchanging) || self.is_refused();
+        is_open && now < self.link_expires_at
+    }
+
+    /// Returns `true` if a redirect may still complete the authorization at `now`.
+    #[must_use]
+    pub fn takes_redirects(&self, now: Timestamp) -> bool {
+        match self.state {
+            State::Pending => now < self.expires_at,
+            _ => self.is_refused() && now < self.link_expires_at,
+        }
+    }
+
+    /// Returns `true` if it ended by an error in a redirect. Anyone who has the link can forge one, so a later redirect
+    /// may still complete the authorization while its link works.
+    fn is_refused(&self) -> bool {
+        matches!(self.state, State::Denied(_) | State::Failed(_)) && !self.is_exchanged
     }
 }
 
@@ -193,6 +214,7 @@ mod tests {
             scopes: Scopes::default(),
             options: Options::default(),
             state,
+            is_exchanged: false,
             link_expires_at: Timestamp::from_millis(1_000),
             expires_at: Timestamp::from_millis(2_000),
         }
@@ -214,5 +236,15 @@ mod tests {
         assert!(pending.link_works(Timestamp::from_millis(999)));
         assert!(!pending.link_works(Timestamp::from_millis(1_000)));
         assert!(!authorization(State::Authorized).link_works(Timestamp::from_millis(0)));
+    }
+
+    #[test]
+    fn an_error_in_a_redirect_does_not_end_the_link() {
+        let at = Timestamp::from_millis;
+        let mut denied = authorization(State::Denied(Failure::new("access_denied", "")));
+        assert!(denied.link_works(at(999)) && denied.takes_redirects(at(999)));
+        assert!(!denied.link_works(at(1_000)) && !denied.takes_redirects(at(1_000)));
+        denied.is_exchanged = true;
+        assert!(!denied.link_works(at(999)) && !denied.takes_redirects(at(999)));
     }
 }

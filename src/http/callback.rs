@@ -51,6 +51,9 @@ pub(super) async fn form_post(
     let Ok(Path(provider)) = provider else {
         return page::problem(&Problem::UnknownRedirect);
     };
+    if broker.providers().get(&provider).is_none() {
+        return page::problem(&Problem::UnknownRedirect);
+    }
     // What is read of it alone: a form may also have an ID token, too long for a URL.
     let read =
         form_urlencoded::parse(form.as_bytes()).filter(|(name, _)| READ.contains(&name.as_ref()));

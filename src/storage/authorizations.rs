@@ -28,12 +28,15 @@ use crate::domain::time::{Timestamp, millis};
 use crate::storage::connection::retry_conflicts;
 
 pub use confirm::Awaiting;
-pub use exchange::{Answered, Begun};
+pub use exchange::{Answered, Arrival, Begun};
+pub use sweep::Swept;
 
 const AUTHORIZATIONS: &str = "authorizations";
 const PENDING: &str = "pending";
 const EXCHANGING: &str = "exchanging";
 const AWAITING: &str = "awaiting_confirmation";
+const DENIED: &str = "denied";
+const FAILED: &str = "failed";
 const AUTHORIZATION_CODE: &str = "authorization_code";
 
 /// What Authorize asks for.
@@ -250,24 +253,48 @@ impl Storage {
         let open = authorizations::Entity::find()
             .filter(authorizations::Column::Namespace.eq(namespace.as_str()))
             .filter(authorizations::Column::Subject.eq(subject.as_str()))
-            .filter(authorizations::Column::State.is_in([PENDING, EXCHANGING, AWAITING]))
+            .filter(
+                Condition::any()
+                    .add(authorizations::Column::State.is_in([PENDING, EXCHANGING, AWAITING]))
+                    .add(self.refused()),
+            )
             .filter(authorizations::Column::Provider.is_in(providers.iter().map(Name::as_str)))
             .all(&self.db)
             .await?;
         open.into_iter().map(|model| Ok(convert::authorization(model)?.key)).collect()
     }
 
-    /// Ends an exchange or a pending authorization without tokens. False where it has gone another
-    /// way meanwhile.
+    /// Ends an exchange without tokens. Returns `false` if it was cancelled before.
     ///
     /// # Errors
     ///
     /// [`StorageError`].
-    pub async fn end_authorization(&self, id: Id, state: &State) -> Result<bool, StorageError> {
+    pub async fn end_exchange(&self, id: Id, state: &State) -> Result<bool, StorageError> {
+        self.end_from(id, EXCHANGING, state).await
+    }
+
+    /// Ends a pending authorization because of an error in a redirect. While its link works, another redirect can still
+    /// complete it. Returns `false` if it was not pending.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`].
+    pub async fn refuse_authorization(&self, id: Id, state: &State) -> Result<bool, StorageError> {
+        self.end_from(id, PENDING, state).await
+    }
+
+    async fn end_from(&self, id: Id, from: &str, to: &State) -> Result<bool, StorageError> {
         let _turn = self.turn().await;
-        let ended =
-            self.ending(state).filter(in_state(id, &[PENDING, EXCHANGING])).exec(&self.db).await?;
+        let ended = self.ending(to).filter(in_state(id, &[from])).exec(&self.db).await?;
         Ok(ended.rows_affected > 0)
+    }
+
+    /// Authorizations that an error in a redirect ended, and whose link still works.
+    fn refused(&self) -> Condition {
+        Condition::all()
+            .add(authorizations::Column::State.is_in([DENIED, FAILED]))
+            .add(authorizations::Column::ExchangedAt.is_null())
+            .add(Expr::col(authorizations::Column::LinkExpiresAt).gt(self.now_expr()))
     }
 
     /// The update that makes an authorization final; the caller adds which, and from which states.

@@ -4,9 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::broker::Broker;
+use crate::storage::Swept;
 
 /// How often the sweep comes; jitter of a half is added.
 const PAUSE: Duration = Duration::from_secs(10);
+
+/// The pause between rounds while something is left to sweep, so that others can use the database.
+const SHORT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How many rows one round deals with.
 const BATCH: u64 = 100;
@@ -14,20 +18,18 @@ const BATCH: u64 = 100;
 /// Works until the broker drains.
 pub async fn run(broker: Arc<Broker>) {
     loop {
-        let full = match broker.sweep(BATCH).await {
-            Ok(swept) => swept as u64 == BATCH,
+        let pause = match broker.sweep(BATCH).await {
+            Ok(Swept { is_done: false, .. }) => SHORT_PAUSE,
+            Ok(_) => PAUSE + broker.random().jitter(PAUSE / 2),
             Err(error) => {
                 if !error.is_connection_failure() {
                     tracing::warn!(%error, "the sweep failed");
                 }
-                false
+                PAUSE + broker.random().jitter(PAUSE / 2)
             }
         };
-        if full && !broker.draining().is_cancelled() {
-            continue;
-        }
         tokio::select! {
-            () = tokio::time::sleep(PAUSE + broker.random().jitter(PAUSE / 2)) => {}
+            () = tokio::time::sleep(pause) => {}
             () = broker.draining().cancelled() => return,
         }
     }

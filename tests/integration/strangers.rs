@@ -2,9 +2,10 @@
 
 mod grpc;
 mod http;
+mod links;
 
 use libtest_mimic::Trial;
 
 pub fn trials() -> Vec<Trial> {
-    [grpc::trials(), http::trials()].into_iter().flatten().collect()
+    [grpc::trials(), http::trials(), links::trials()].into_iter().flatten().collect()
 }

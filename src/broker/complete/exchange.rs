@@ -39,13 +39,7 @@ impl Broker {
             Begun::Now(at) => at,
             Begun::Before => return self.landing_again(id, start, server).await,
             Begun::Closed => {
-                let seen = self.seen(id).await?.ok_or(Problem::UnknownRedirect)?;
-                return match seen.state() {
-                    State::Exchanging | State::AwaitingConfirmation => {
-                        Err(Problem::UsedRedirect { start: None })
-                    }
-                    _ => Ok(landing_of_final(&seen, server)),
-                };
+                return self.landing_of_closed(id, server).await;
             }
         };
         self.let_revocations_end(&seen.authorization.key).await;
@@ -221,7 +215,7 @@ impl Broker {
                             .discard_answer(authorization, answer, at, &state, &disposal)
                             .await
                     }
-                    None => self.storage.end_authorization(id, &state).await.map(|_| ()),
+                    None => self.storage.end_exchange(id, &state).await.map(|_| ()),
                 }
             })
             .await

@@ -1,6 +1,6 @@
 //! The end that the user, the bot or a revocation wants: with it go tokens that nobody has confirmed.
 
-use sea_orm::sea_query::{Expr, ExprTrait};
+use sea_orm::sea_query::{Expr, ExprTrait, IntoCondition};
 use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter};
 
 use super::{AUTHORIZATIONS, AWAITING, EXCHANGING, NewRevocations, PENDING, in_state, of_key};
@@ -34,8 +34,10 @@ impl Storage {
         disposal: &Disposal<'_>,
     ) -> Result<(), StorageError> {
         let write = self.begin().await?;
-        let only = in_state(authorization.id, &[PENDING, EXCHANGING, AWAITING]);
+        let id = authorization.id;
+        let only = in_state(id, &[PENDING, EXCHANGING, AWAITING]);
         let cancelled = self.cancel_where(&write, only, &authorization.key, disposal).await?;
+        self.close_refused(&write, authorizations::Column::Id.eq(id.as_bytes().to_vec())).await?;
         let new = NewRevocations::of(&authorization.key, cancelled.tokens);
         self.dispose(&write, new, disposal).await?;
         write.commit().await
@@ -51,7 +53,23 @@ impl Storage {
     ) -> Result<Cancelled, StorageError> {
         let open =
             of_key(key).add(authorizations::Column::State.is_in([PENDING, EXCHANGING, AWAITING]));
+        self.close_refused(write, of_key(key)).await?;
         self.cancel_where(write, open, key, disposal).await
+    }
+
+    /// Ends the links of authorizations that an error in a redirect ended.
+    async fn close_refused(
+        &self,
+        write: &Write,
+        which: impl IntoCondition,
+    ) -> Result<(), StorageError> {
+        authorizations::Entity::update_many()
+            .col_expr(authorizations::Column::LinkExpiresAt, self.now_expr())
+            .filter(self.refused())
+            .filter(which.into_condition())
+            .exec(&**write)
+            .await?;
+        Ok(())
     }
 
     async fn cancel_where(

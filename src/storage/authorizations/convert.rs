@@ -59,6 +59,7 @@ pub(super) fn authorization(model: authorizations::Model) -> Result<Authorizatio
         scopes: Scopes::from_provider(&model.scopes),
         options: Options { return_url: options.return_url, login_hint: options.login_hint },
         state,
+        is_exchanged: model.exchanged_at.is_some(),
         link_expires_at: Timestamp::from_millis(model.link_expires_at),
         expires_at: Timestamp::from_millis(model.expires_at),
     })

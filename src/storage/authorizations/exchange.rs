@@ -4,11 +4,14 @@
 use std::time::Duration;
 
 use sea_orm::sea_query::{Expr, ExprTrait};
-use sea_orm::{ActiveValue::Set, EntityTrait, QueryFilter, TryInsertResult};
+use sea_orm::{
+    ActiveValue::Set, ColumnTrait, Condition, EntityTrait, QueryFilter, QuerySelect,
+    TryInsertResult,
+};
 
 use super::{AWAITING, EXCHANGING, NewRevocations, PENDING, in_state, place, without_quarantine};
 use crate::domain::authorization::{
-    Authorization, EXCHANGE_LIMIT, Failure, MAX_REFUSED_CODES, REDIRECT_GRACE, State,
+    Authorization, EXCHANGE_LIMIT, Failure, MAX_ATTEMPTS, MAX_REFUSED_CODES, REDIRECT_GRACE, State,
 };
 use crate::domain::id::Id;
 use crate::domain::identity::Identity;
@@ -30,6 +33,17 @@ pub enum Begun {
     Closed,
 }
 
+/// How a redirect arrived that is not exchanged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// For the first time, which is recorded now.
+    First,
+    /// It had arrived before.
+    Again,
+    /// So many redirects arrived for the authorization that this one is not recorded.
+    TooMany,
+}
+
 /// What came back for a code.
 #[derive(Debug, Clone, Copy)]
 pub struct Answered<'a> {
@@ -42,23 +56,40 @@ pub struct Answered<'a> {
 }
 
 impl Storage {
-    /// Records that an attempt's redirect has arrived, and that it is not used any further. False
-    /// where it had arrived before.
+    /// Records that an attempt's redirect has arrived, and that it is not used any further. At most [`MAX_ATTEMPTS`]
+    /// are recorded.
     ///
     /// # Errors
     ///
     /// [`StorageError`]; then the redirect must not be used.
-    pub async fn use_attempt(&self, id: Id, salt: &[u8]) -> Result<bool, StorageError> {
+    pub async fn use_attempt(&self, id: Id, salt: &[u8]) -> Result<Arrival, StorageError> {
         retry_conflicts(|| self.use_attempt_once(id, salt)).await
     }
 
-    async fn use_attempt_once(&self, id: Id, salt: &[u8]) -> Result<bool, StorageError> {
-        let write = self.begin().await?;
-        let first = self.insert_attempt(&write, id, salt).await?;
-        if first {
-            write.commit().await?;
+    async fn use_attempt_once(&self, id: Id, salt: &[u8]) -> Result<Arrival, StorageError> {
+        // Without a transaction: strangers must not queue for one.
+        let of_authorization =
+            authorization_attempts::Column::AuthorizationId.eq(id.as_bytes().to_vec());
+        let recorded: Vec<Vec<u8>> = authorization_attempts::Entity::find()
+            .select_only()
+            .column(authorization_attempts::Column::Salt)
+            .filter(of_authorization)
+            .limit(MAX_ATTEMPTS)
+            .into_tuple()
+            .all(&self.db)
+            .await?;
+        if recorded.iter().any(|recorded| recorded == salt) {
+            return Ok(Arrival::Again);
         }
-        Ok(first)
+        if recorded.len() as u64 >= MAX_ATTEMPTS {
+            return Ok(Arrival::TooMany);
+        }
+        let write = self.begin().await?;
+        if !self.insert_attempt(&write, id, salt).await? {
+            return Ok(Arrival::Again);
+        }
+        write.commit().await?;
+        Ok(Arrival::First)
     }
 
     /// Takes a redirect: records that its attempt has arrived, and that from here on its code may
@@ -78,14 +109,23 @@ impl Storage {
             return Ok(Begun::Before);
         }
         let now = self.now_expr();
+        let pending = in_state(id, &[PENDING])
+            .add(Expr::col(authorizations::Column::ExpiresAt).gt(now.clone()));
+        let refused = self.refused().add(authorizations::Column::Id.eq(id.as_bytes().to_vec()));
         let begun = authorizations::Entity::update_many()
             .col_expr(authorizations::Column::State, Expr::value(EXCHANGING))
+            .col_expr(authorizations::Column::Error, Expr::value(Option::<String>::None))
+            .col_expr(authorizations::Column::ErrorDescription, Expr::value(Option::<String>::None))
+            .col_expr(authorizations::Column::FinishedAt, Expr::value(Option::<i64>::None))
             .col_expr(authorizations::Column::ExchangedAt, now.clone())
-            .col_expr(authorizations::Column::ExpiresAt, now.clone().add(millis(EXCHANGE_LIMIT)))
-            .filter(in_state(id, &[PENDING]))
-            .filter(Expr::col(authorizations::Column::ExpiresAt).gt(now))
+            .col_expr(authorizations::Column::ExpiresAt, now.add(millis(EXCHANGE_LIMIT)))
+            .filter(Condition::any().add(pending).add(refused))
             .exec_with_returning(&*write)
             .await?;
+        if begun.is_empty() {
+            // Not even the attempt is recorded: anyone who has the link can make as many as they like.
+            return Ok(Begun::Closed);
+        }
         write.commit().await?;
         let exchanged_at = begun.into_iter().next().and_then(|model| model.exchanged_at);
         Ok(exchanged_at.map_or(Begun::Closed, |at| Begun::Now(Timestamp::from_millis(at))))
@@ -184,6 +224,8 @@ impl Storage {
                 authorizations::Column::ExpiresAt,
                 Expr::col(authorizations::Column::LinkExpiresAt).add(millis(REDIRECT_GRACE)),
             )
+            // An error in a later redirect leaves the link working, as before the code.
+            .col_expr(authorizations::Column::ExchangedAt, Expr::value(Option::<i64>::None))
             .filter(in_state(id, &[EXCHANGING]))
             .exec_with_returning(&*write)
             .await?;
@@ -192,6 +234,7 @@ impl Storage {
             .is_some_and(|model| model.refused_codes >= i64::from(MAX_REFUSED_CODES));
         if too_often {
             let end = self.ending(&State::Failed(failure.clone()));
+            let end = end.col_expr(authorizations::Column::ExchangedAt, self.now_expr());
             end.filter(in_state(id, &[PENDING])).exec(&*write).await?;
         }
         write.commit().await

@@ -1,5 +1,7 @@
 //! Ends authorizations whose time is up, and deletes those that ended long ago.
 
+use std::time::Duration;
+
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 
@@ -14,51 +16,87 @@ use crate::storage::entity::{authorization_attempts, authorizations};
 use crate::storage::revocations::Disposal;
 use crate::storage::{Storage, StorageError, Write};
 
+/// The result of one round of the sweep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Swept {
+    /// How many authorizations the round looked at.
+    pub rows: usize,
+    /// Nothing is left to sweep now.
+    pub is_done: bool,
+}
+
+/// How long a row that could not be dealt with is put off.
+const PUT_OFF: Duration = Duration::from_secs(10 * 60);
+
+/// How many attempts one statement deletes, and how many statements one authorization gets in a round.
+const ATTEMPTS: u64 = 500;
+const ATTEMPT_ROUNDS: usize = 20;
+
 impl Storage {
-    /// Ends up to `limit` authorizations whose time is up, and disposes of their tokens as `disposal`
-    /// says for their provider. Deletes final ones whose retention is up. Returns how many rows it dealt
-    /// with.
+    /// Ends authorizations whose time is up, and disposes of their tokens as `disposal` says for their provider.
+    /// Deletes final ones whose retention is up. Deals with up to `limit` rows that have tokens, and as many others.
     ///
-    /// A row that cannot be read, or whose tokens no key opens, is put off by [`RETENTION`], so that it
-    /// is neither lost nor in the way of others.
+    /// Those with tokens that nobody confirmed come first. A row that cannot be dealt with is put off, so that it is
+    /// neither lost nor in the way of others.
     ///
     /// # Errors
     ///
-    /// [`StorageError`]; what was done before stays done.
+    /// [`StorageError`] of a broken connection; what was done before stays done.
     pub async fn sweep_authorizations<'a>(
         &self,
         limit: u64,
         disposal: impl Fn(&Name) -> Disposal<'a>,
-    ) -> Result<usize, StorageError> {
+    ) -> Result<Swept, StorageError> {
+        let with_tokens = authorizations::Column::Quarantine.is_not_null();
+        let first = self.sweep_some(with_tokens, limit, &disposal).await?;
+        let rest = authorizations::Column::Quarantine.is_null();
+        let rest = self.sweep_some(rest, limit, &disposal).await?;
+        Ok(Swept { rows: first.rows + rest.rows, is_done: first.is_done && rest.is_done })
+    }
+
+    async fn sweep_some<'a>(
+        &self,
+        which: Expr,
+        limit: u64,
+        disposal: &impl Fn(&Name) -> Disposal<'a>,
+    ) -> Result<Swept, StorageError> {
         let due = authorizations::Entity::find()
             .filter(Expr::col(authorizations::Column::ExpiresAt).lte(self.now_once()))
+            .filter(which)
             .order_by_asc(authorizations::Column::ExpiresAt)
             .limit(limit)
             .all(&self.db)
             .await?;
-        let found = due.len();
+        let mut swept = Swept { rows: due.len(), is_done: (due.len() as u64) < limit };
         for model in due {
             // Another replica may be sweeping too: each statement names the state that it found.
-            match self.end_overdue(&model, &disposal).await {
-                Ok(()) => {}
-                Err(error) if error.is_unreadable() => {
-                    tracing::error!(%error, "an authorization cannot be read; it is put off");
-                    self.put_off(&model).await?;
+            match self.end_overdue(&model, disposal).await {
+                Ok(is_done) => swept.is_done &= is_done,
+                Err(error) if error.is_connection_failure() => return Err(error),
+                Err(error) => {
+                    tracing::error!(%error, "an authorization cannot be swept; it is put off");
+                    let wait = if error.is_unreadable() { RETENTION } else { PUT_OFF };
+                    self.put_off(&model, wait).await?;
                 }
-                Err(error) => return Err(error),
             }
         }
-        Ok(found)
+        Ok(swept)
     }
 
+    /// Returns `false` if the next round must continue with the row.
     async fn end_overdue<'a>(
         &self,
         model: &authorizations::Model,
         disposal: &impl Fn(&Name) -> Disposal<'a>,
-    ) -> Result<(), StorageError> {
+    ) -> Result<bool, StorageError> {
         let authorization = convert::authorization(model.clone())?;
         let disposal = disposal(&authorization.key.provider);
-        retry_conflicts(|| self.end_overdue_once(model, &authorization, &disposal)).await
+        let is_final = end_of(&authorization, model).is_none();
+        if is_final && !self.delete_attempts(model).await? {
+            return Ok(false);
+        }
+        retry_conflicts(|| self.end_overdue_once(model, &authorization, &disposal)).await?;
+        Ok(true)
     }
 
     async fn end_overdue_once(
@@ -108,10 +146,47 @@ impl Storage {
         Ok(())
     }
 
-    async fn put_off(&self, model: &authorizations::Model) -> Result<(), StorageError> {
+    /// Deletes attempts in small statements, because anyone who had the link could make them before they were limited.
+    /// Returns `false` if some are left.
+    async fn delete_attempts(&self, model: &authorizations::Model) -> Result<bool, StorageError> {
+        let of_authorization =
+            || authorization_attempts::Column::AuthorizationId.eq(model.id.clone());
+        let mut after = Vec::new();
+        for _ in 0..ATTEMPT_ROUNDS {
+            let salts: Vec<Vec<u8>> = authorization_attempts::Entity::find()
+                .select_only()
+                .column(authorization_attempts::Column::Salt)
+                .filter(of_authorization())
+                .filter(authorization_attempts::Column::Salt.gt(after))
+                .order_by_asc(authorization_attempts::Column::Salt)
+                .limit(ATTEMPTS)
+                .into_tuple()
+                .all(&self.db)
+                .await?;
+            let Some(last) = salts.last().cloned() else { return Ok(true) };
+            let is_last = (salts.len() as u64) < ATTEMPTS;
+            let _turn = self.turn().await;
+            authorization_attempts::Entity::delete_many()
+                .filter(of_authorization())
+                .filter(authorization_attempts::Column::Salt.lte(last.clone()))
+                .exec(&self.db)
+                .await?;
+            if is_last {
+                return Ok(true);
+            }
+            after = last;
+        }
+        Ok(false)
+    }
+
+    async fn put_off(
+        &self,
+        model: &authorizations::Model,
+        wait: Duration,
+    ) -> Result<(), StorageError> {
         let _turn = self.turn().await;
         authorizations::Entity::update_many()
-            .col_expr(authorizations::Column::ExpiresAt, self.now_expr().add(millis(RETENTION)))
+            .col_expr(authorizations::Column::ExpiresAt, self.now_expr().add(millis(wait)))
             .filter(authorizations::Column::Id.eq(model.id.clone()))
             .exec(&self.db)
             .await?;

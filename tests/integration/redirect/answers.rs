@@ -45,16 +45,17 @@ async fn denied() {
     assert_eq!(authorization.error_description, "The user refused.");
     assert_eq!((authorization.expire_time, authorization.grant), (None, None));
 
-    // Final: neither a reload nor a consent in another tab changes it.
     assert_eq!(browser.get(redirect.as_str()).await.body, page.body);
-    shown(&browser.get(allowed.as_str()).await, 200, "Nothing was shared");
-    shown(&browser.get(&started.authorization_url).await, 400, "This link no longer works");
-    assert_eq!(state_of(&world, id).await, AuthorizationState::Denied);
     assert_eq!(world.provider.ledger().token_calls, 0);
     assert_no_grant(&world, "u1").await;
     let refusal = not_confirmed(&world, "u1", "12345678", id).await;
     assert_eq!(refusal.reason, Reason::AuthorizationNotAwaitingConfirmation);
     assert_eq!(refusal.metadata["state"], "DENIED");
+
+    // A user who changes their mind can still consent while the link works.
+    shown(&browser.get(allowed.as_str()).await, 200, "One more step");
+    assert_eq!(state_of(&world, id).await, AuthorizationState::AwaitingConfirmation);
+    shown(&browser.get(redirect.as_str()).await, 400, "This page was used before");
 }
 
 async fn errors() {

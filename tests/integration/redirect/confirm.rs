@@ -310,7 +310,7 @@ async fn timeout() {
     assert_eq!(state_of(&world, &awaiting.id).await, AuthorizationState::Expired);
     is_past(&world, &awaiting.code, &awaiting.id, "EXPIRED").await;
     world.broker.sweep(100).await.expect("a sweep");
-    assert_eq!(world.broker.sweep(100).await.expect("a sweep"), 0, "nothing is left to end");
+    assert_eq!(world.broker.sweep(100).await.expect("a sweep").rows, 0, "nothing is left to end");
     assert_eq!(state_of(&world, &awaiting.id).await, AuthorizationState::Expired);
     is_past(&world, &awaiting.code, &awaiting.id, "EXPIRED").await;
     let url = awaiting.page.url.clone();

@@ -83,7 +83,7 @@ async fn retention() {
     let (id, code) = world.consent("u1").await;
     confirm(&mut client, "u1", code).await;
     world.advance(seconds(24 * 60 * 60 - 1));
-    assert_eq!(world.broker.sweep(100).await.expect("swept"), 0);
+    assert_eq!(world.broker.sweep(100).await.expect("swept").rows, 0);
     assert_eq!(look(&mut client, &id).await.state(), proto::AuthorizationState::Authorized);
     world.advance(seconds(1));
     world.broker.sweep(100).await.expect("swept");

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use libtest_mimic::Trial;
-use token_broker::domain::authorization::{Failure, MAX_CONFIRMATION_ATTEMPTS, State};
+use token_broker::domain::authorization::{
+    Failure, MAX_ATTEMPTS, MAX_CONFIRMATION_ATTEMPTS, State,
+};
 use token_broker::domain::grant::Subject;
 use token_broker::domain::id::Id;
-use token_broker::storage::Awaiting;
+use token_broker::storage::{Arrival, Awaiting};
 
 use super::backend::{
     Backend, CODE_HASH, CONFIRMATION_TTL, Store, at_once, disposal, identity, key, key_at, tokens,
@@ -45,12 +47,23 @@ async fn redirect<B: Backend>() {
         async move { storage.use_attempt(id, b"salt").await.expect("storage") }
     })
     .await;
-    assert_eq!(used.into_iter().filter(|first| *first).count(), 1);
+    assert_eq!(used.into_iter().filter(|arrival| *arrival == Arrival::First).count(), 1);
     // Another start of the link, and another authorization, have a redirect of their own.
-    assert!(store.storage.use_attempt(id, b"other").await.expect("storage"));
+    let arrival =
+        async |id, salt: &[u8]| store.storage.use_attempt(id, salt).await.expect("storage");
+    assert_eq!(arrival(id, b"other").await, Arrival::First);
     let other = store.begin(&key("u1")).await.id;
-    assert!(store.storage.use_attempt(other, b"salt").await.expect("storage"));
-    assert!(!store.storage.use_attempt(id, b"salt").await.expect("storage"));
+    assert_eq!(arrival(other, b"salt").await, Arrival::First);
+    assert_eq!(arrival(id, b"salt").await, Arrival::Again);
+    // Anyone who has the link can make more redirects, and writes no row for them.
+    for number in 2..MAX_ATTEMPTS {
+        assert_eq!(arrival(id, &number.to_be_bytes()).await, Arrival::First);
+    }
+    assert_eq!(arrival(id, b"one more").await, Arrival::TooMany);
+    assert_eq!(arrival(id, b"salt").await, Arrival::Again);
+    assert!(store.begin_exchange(id).await.is_some(), "the user's own still completes");
+    let rows = store.tamper("DELETE FROM authorization_attempts", []).await;
+    assert_eq!(rows, MAX_ATTEMPTS + 2);
 }
 
 async fn guesses<B: Backend>() {

@@ -171,9 +171,9 @@ async fn final_states<B: Backend>() {
     let store = Store::new::<B>().await;
     let denied = State::Denied(Failure::new("access_denied", "The user refused."));
     let id = store.begin(&key("u1")).await.id;
-    assert!(store.storage.end_authorization(id, &denied).await.expect("storage"));
+    assert!(store.storage.refuse_authorization(id, &denied).await.expect("storage"));
     let failed = State::Failed(Failure::new("other", "Other."));
-    assert!(!store.storage.end_authorization(id, &failed).await.expect("storage"));
+    assert!(!store.storage.refuse_authorization(id, &failed).await.expect("storage"));
     let seen = store.storage.find_authorization(None, id).await.expect("storage");
     let authorization = seen.expect("an authorization").authorization;
     store.storage.cancel_authorization(&authorization, &disposal()).await.expect("storage");
@@ -182,6 +182,6 @@ async fn final_states<B: Backend>() {
 
     // Tokens that await their code are not dropped by an end that belongs to the redirect.
     let awaiting = store.awaiting(&key("u1"), "1").await;
-    assert!(!store.storage.end_authorization(awaiting.id, &denied).await.expect("storage"));
+    assert!(!store.storage.refuse_authorization(awaiting.id, &denied).await.expect("storage"));
     assert_eq!(state(&store, awaiting.id).await, State::AwaitingConfirmation);
 }

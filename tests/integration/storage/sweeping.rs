@@ -8,7 +8,7 @@ use token_broker::domain::authorization::{
 };
 use token_broker::domain::grant::Subject;
 use token_broker::domain::provider::RevocationReach;
-use token_broker::storage::Disposal;
+use token_broker::storage::{Arrival, Disposal};
 
 use super::backend::{
     Backend, CONFIRMATION_TTL, DOOMED, LINK_TTL, QUARANTINE, Store, answer, at_once, disposal,
@@ -30,7 +30,7 @@ pub fn trials<B: Backend>() -> Vec<Trial> {
 }
 
 async fn sweep(store: &Store, limit: u64) -> usize {
-    store.storage.sweep_authorizations(limit, |_| disposal()).await.expect("storage")
+    store.storage.sweep_authorizations(limit, |_| disposal()).await.expect("storage").rows
 }
 
 async fn overdue<B: Backend>() {
@@ -113,9 +113,10 @@ async fn forgotten<B: Backend>() {
     let store = Store::new::<B>().await;
     let id = store.begin(&key("u1")).await.id;
     let grant = store.grant(&key("u2"), "2").await;
-    assert!(store.storage.use_attempt(id, b"salt").await.expect("storage"));
+    let arrival = store.storage.use_attempt(id, b"salt").await.expect("storage");
+    assert_eq!(arrival, Arrival::First);
     let denied = State::Denied(Failure::new("access_denied", "The user refused."));
-    assert!(store.storage.end_authorization(id, &denied).await.expect("storage"));
+    assert!(store.storage.refuse_authorization(id, &denied).await.expect("storage"));
     store.advance(RETENTION - Duration::from_millis(1));
     assert_eq!(sweep(&store, 100).await, 0);
     let seen = store.storage.find_authorization(None, id).await.expect("storage");
