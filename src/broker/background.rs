@@ -69,7 +69,12 @@ impl Broker {
     /// [`StorageError`].
     pub async fn sweep(&self, limit: u64) -> Result<Swept, StorageError> {
         self.storage.forget_ended_revocations().await?;
-        self.storage.sweep_authorizations(limit, |provider| self.disposal(provider)).await
+        let swept =
+            self.storage.sweep_authorizations(limit, |provider| self.disposal(provider)).await?;
+        for (provider, state) in &swept.ended {
+            self.metrics.authorization(provider, state.as_str());
+        }
+        Ok(swept)
     }
 
     /// The grants that were used since the last call.

@@ -20,7 +20,11 @@ impl Broker {
         }
         let disposal = self.disposal(&view.authorization.key.provider);
         self.storage.cancel_authorization(&view.authorization, &disposal).await?;
-        tracing::info!(authorization.id = %id, "authorization cancelled");
-        self.get_authorization(bot, id).await
+        let after = self.get_authorization(bot, id).await?;
+        if after.state == State::Cancelled {
+            self.metrics.authorization(&after.authorization.key.provider, "cancelled");
+            tracing::info!(authorization.id = %id, "authorization cancelled");
+        }
+        Ok(after)
     }
 }

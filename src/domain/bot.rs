@@ -41,6 +41,9 @@ pub struct Bot {
 pub struct ApiKey(SecretString);
 
 impl ApiKey {
+    /// The shortest key that is accepted, in bytes: 128 random bits in hexadecimal digits.
+    pub const MIN_BYTES: usize = 32;
+
     /// A new key of random bytes, which the caller hands in. The prefix lets secret scanners find
     /// one that leaked.
     #[must_use]

@@ -21,14 +21,17 @@ pub(super) struct Method {
     /// As traces and metrics name it: with its service.
     pub(super) full: &'static str,
     pub(super) is_stream: bool,
+    /// In [`METHODS`].
+    pub(super) index: usize,
 }
 
 macro_rules! method {
-    ($name:literal) => {
-        method!($name, false)
+    ($index:literal, $name:literal) => {
+        method!($index, $name, false)
     };
-    ($name:literal, $is_stream:literal) => {
+    ($index:literal, $name:literal, $is_stream:literal) => {
         Method {
+            index: $index,
             name: $name,
             full: concat!("tokenbroker.v1.TokenBrokerService/", $name),
             is_stream: $is_stream,
@@ -37,18 +40,18 @@ macro_rules! method {
 }
 
 /// The methods of the service. The most frequent one comes first.
-const METHODS: [Method; 11] = [
-    method!("GetToken"),
-    method!("Refresh"),
-    method!("Authorize"),
-    method!("GetAuthorization"),
-    method!("WatchAuthorization", true),
-    method!("ConfirmAuthorization"),
-    method!("CancelAuthorization"),
-    method!("Revoke"),
-    method!("RevokeAll"),
-    method!("ListGrants"),
-    method!("ListProviders"),
+pub(super) const METHODS: [Method; 11] = [
+    method!(0, "GetToken"),
+    method!(1, "Refresh"),
+    method!(2, "Authorize"),
+    method!(3, "GetAuthorization"),
+    method!(4, "WatchAuthorization", true),
+    method!(5, "ConfirmAuthorization"),
+    method!(6, "CancelAuthorization"),
+    method!(7, "Revoke"),
+    method!(8, "RevokeAll"),
+    method!(9, "ListGrants"),
+    method!(10, "ListProviders"),
 ];
 
 impl Method {

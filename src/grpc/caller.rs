@@ -1,6 +1,8 @@
 //! Who calls: the bot behind a credential, and what it may call.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use governor::clock::Clock;
@@ -10,12 +12,17 @@ use http::header::AUTHORIZATION;
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use tokio::sync::Semaphore;
 
+use super::call::{METHODS, Method};
 use super::error::CallError;
 use crate::domain::bot::{ApiKey, Bot};
+
+/// The reason of a call that succeeded, in metrics.
+const OK: &str = "OK";
 
 /// The bots that may call, by their credentials.
 pub(super) struct Callers {
     keys: Vec<([u8; 32], Arc<BotCaller>)>,
+    counts: Arc<CallCounts>,
 }
 
 /// A bot with what it uses of this replica. Each bot has limits of its own, so that none takes another's places.
@@ -29,13 +36,73 @@ pub(super) struct BotCaller {
     pub(super) calls: Arc<Semaphore>,
     /// Places of streams. They last long, and must not keep calls out.
     pub(super) streams: Arc<Semaphore>,
+    counts: BotCounts,
+}
+
+/// Calls since the start, by bot, method and result.
+#[derive(Debug)]
+pub(super) struct CallCounts {
+    bots: Vec<Arc<BotCaller>>,
+    /// Of calls without a valid credential.
+    strangers: BotCounts,
+}
+
+/// Calls of one bot. Successful ones are counted without a lock.
+#[derive(Debug, Default)]
+struct BotCounts {
+    successes: [AtomicU64; METHODS.len()],
+    /// By method and reason: as many as the contract has.
+    refusals: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
+}
+
+impl BotCounts {
+    fn refused(&self, method: Method, reason: &'static str) {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        *refusals.entry((method.name, reason)).or_default() += 1;
+    }
+
+    fn visit(&self, mut visit: impl FnMut(&'static str, &'static str, u64)) {
+        for (method, count) in METHODS.iter().zip(&self.successes) {
+            visit(method.name, OK, count.load(Ordering::Relaxed));
+        }
+        let refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        for ((method, reason), count) in refusals.iter() {
+            visit(method, reason, *count);
+        }
+    }
+}
+
+impl BotCaller {
+    /// Counts a call that was answered.
+    pub(super) fn count(&self, method: Method, refusal: Option<&'static str>) {
+        match refusal {
+            None => {
+                self.counts.successes[method.index].fetch_add(1, Ordering::Relaxed);
+            }
+            Some(reason) => self.counts.refused(method, reason),
+        }
+    }
+}
+
+impl CallCounts {
+    /// Reads all counts: bot, method, reason and number. Calls without a valid credential have no bot.
+    pub(super) fn visit(&self, mut visit: impl FnMut(&str, &'static str, &'static str, u64)) {
+        for caller in &self.bots {
+            let bot = caller.bot.name.as_str();
+            caller.counts.visit(|method, reason, count| visit(bot, method, reason, count));
+        }
+        let refusals = self.strangers.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        for ((method, reason), count) in refusals.iter() {
+            visit("", method, reason, *count);
+        }
+    }
 }
 
 impl Callers {
     /// `places` is the limit of each kind and bot.
     pub(super) fn new<'a>(bots: impl Iterator<Item = &'a Arc<Bot>>, places: usize) -> Self {
         let semaphore = || Arc::new(Semaphore::new(places));
-        let mut keys = Vec::new();
+        let (mut keys, mut callers) = (Vec::new(), Vec::new());
         for bot in bots {
             let rate = bot.rate.map(|rate| {
                 RateLimiter::direct(Quota::per_second(rate.per_second).allow_burst(rate.burst))
@@ -46,32 +113,26 @@ impl Callers {
                 reading: semaphore(),
                 calls: semaphore(),
                 streams: semaphore(),
+                counts: BotCounts::default(),
             });
+            callers.push(Arc::clone(&caller));
             keys.extend(bot.api_keys_sha256.iter().map(|hash| (*hash, Arc::clone(&caller))));
         }
-        Self { keys }
+        let counts = Arc::new(CallCounts { bots: callers, strangers: BotCounts::default() });
+        Self { keys, counts }
     }
 
-    /// Returns the bot that a call comes from, if it may call this method now.
-    pub(super) fn admit(
-        &self,
-        headers: &HeaderMap,
-        method: &'static str,
-    ) -> Result<&Arc<BotCaller>, CallError> {
-        let caller = self.authenticate(headers)?;
-        if !caller.bot.may_call(method) {
-            return Err(CallError::MethodNotAllowed { method });
-        }
-        if let Some(rate) = &caller.rate
-            && let Err(denied) = rate.check()
-        {
-            let wait = denied.wait_time_from(governor::clock::DefaultClock::default().now());
-            return Err(CallError::RateLimited { retry_after: wait.max(Duration::from_millis(1)) });
-        }
-        Ok(caller)
+    pub(super) fn counts(&self) -> &Arc<CallCounts> {
+        &self.counts
     }
 
-    fn authenticate(&self, headers: &HeaderMap) -> Result<&Arc<BotCaller>, CallError> {
+    /// Counts a call without a valid credential.
+    pub(super) fn count_stranger(&self, method: Method, reason: &'static str) {
+        self.counts.strangers.refused(method, reason);
+    }
+
+    /// Returns the bot that a call comes from.
+    pub(super) fn authenticate(&self, headers: &HeaderMap) -> Result<&Arc<BotCaller>, CallError> {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let (Some(value), None) = (values.next(), values.next()) else {
             return Err(CallError::Unauthenticated);
@@ -82,6 +143,8 @@ impl Callers {
             .and_then(|text| text.split_once(' '))
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
             .map(|(_, key)| key.trim())
+            // The hash of a short one could be guessed, whatever the configuration says.
+            .filter(|key| key.len() >= ApiKey::MIN_BYTES)
             .ok_or(CallError::Unauthenticated)?;
         let hash = ApiKey::hash(key);
         // Every key is compared, whole: the time tells neither which one is near nor how near.
@@ -95,6 +158,20 @@ impl Callers {
             .and_then(|index| self.keys.get(index))
             .map(|(_, caller)| caller)
             .ok_or(CallError::Unauthenticated)
+    }
+}
+
+impl BotCaller {
+    /// Checks that the bot may call this method now.
+    pub(super) fn check(&self, method: Method) -> Result<(), CallError> {
+        if !self.bot.may_call(method.name) {
+            return Err(CallError::MethodNotAllowed { method: method.name });
+        }
+        let Some(rate) = &self.rate else { return Ok(()) };
+        rate.check().map_err(|denied| {
+            let wait = denied.wait_time_from(governor::clock::DefaultClock::default().now());
+            CallError::RateLimited { retry_after: wait.max(Duration::from_millis(1)) }
+        })
     }
 }
 

@@ -22,6 +22,16 @@ pub(super) enum CallError {
 }
 
 impl CallError {
+    /// Returns `true` if a caller can cause it as often as it likes, at no cost.
+    pub(super) fn may_flood(&self) -> bool {
+        matches!(
+            self,
+            Self::Unauthenticated
+                | Self::RateLimited { .. }
+                | Self::Broker(BrokerError::Overloaded)
+        )
+    }
+
     /// Returns `true` if nothing was tried because the database is known to be away, which is logged once
     /// and not for each call.
     pub(super) fn is_known_outage(&self) -> bool {

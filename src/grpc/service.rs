@@ -1,11 +1,13 @@
 //! The service: one method an RPC, each of which parses, calls the broker and renders.
 
 use std::future::Future;
+use std::num::NonZeroU32;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use futures::future::BoxFuture;
 use futures::{Stream, StreamExt, stream};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use http::HeaderMap;
 use token_broker_client::proto;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -33,7 +35,10 @@ pub(super) struct Service {
 impl Service {
     pub(super) fn new(broker: Arc<Broker>) -> Self {
         let places = broker.settings().limits.max_concurrent_calls.get() as usize;
-        Self { callers: Callers::new(broker.bots(), places), broker }
+        let callers = Callers::new(broker.bots(), places);
+        let counts = Arc::clone(callers.counts());
+        broker.metrics().watch_calls(move |observe| counts.visit(observe));
+        Self { callers, broker }
     }
 
     /// Decides by its headers whether a call is read at all.
@@ -43,17 +48,25 @@ impl Service {
         headers: &HeaderMap,
     ) -> Result<(Admitted, OwnedSemaphorePermit), Status> {
         let mut call = Call::begin(method, headers, self.broker.metrics());
-        let caller = self.callers.admit(headers, method.name).and_then(|caller| {
+        let mut bot = None;
+        let admitted = self.callers.authenticate(headers).and_then(|caller| {
+            bot = Some(caller);
+            caller.check(method)?;
             if self.broker.draining().is_cancelled() {
                 return Err(CallError::Broker(BrokerError::Overloaded));
             }
             Ok((caller, place_of(&caller.reading)?))
         });
-        match caller {
+        match admitted {
             Ok((caller, reading)) => Ok((Admitted { call, caller: Arc::clone(caller) }, reading)),
             Err(error) => {
+                let reason = reason_of(&error);
+                match bot {
+                    Some(caller) => caller.count(method, Some(reason)),
+                    None => self.callers.count_stranger(method, reason),
+                }
                 call.distrust();
-                let span = call.span(None);
+                let span = call.span(bot.map(|caller| &*caller.bot));
                 let status = span.in_scope(|| refused(error));
                 call.ends(status.code(), &span);
                 Err(status)
@@ -117,6 +130,7 @@ impl Service {
                 }
                 Err(error) => Err(error),
             };
+            caller.count(call.method, result.as_ref().err().map(reason_of));
             let result = result.map_err(refused);
             call.ends(result.as_ref().map_or_else(Status::code, |_| Code::Ok), &span);
             result.map(|result| (call, result))
@@ -138,12 +152,19 @@ fn place_of(places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, CallError> 
     place.map_err(|_| CallError::Broker(BrokerError::Overloaded))
 }
 
+/// The most log lines of refusals that callers can cause without end. The metrics count all.
+static FLOOD: LazyLock<DefaultDirectRateLimiter> = LazyLock::new(|| {
+    let burst = NonZeroU32::new(100).expect("not zero");
+    let quota = Quota::per_second(NonZeroU32::new(10).expect("not zero")).allow_burst(burst);
+    RateLimiter::direct(quota)
+});
+
 fn refused(error: CallError) -> Status {
     if let CallError::Broker(error) = &error {
         error.log_storage();
     }
     // Not the caller's message, which may name a subject.
-    if error.is_known_outage() {
+    if error.is_known_outage() || error.may_flood() && FLOOD.check().is_err() {
         tracing::debug!(reason = reason_of(&error), error = %error, "call refused");
     } else {
         tracing::info!(reason = reason_of(&error), error = %error, "call refused");
@@ -254,6 +275,7 @@ impl TokenBrokerService for Service {
             && let Ok(request) = &request
             && let Some(hit) = self.broker.lend_cached(bot, request)
         {
+            admitted.caller.count(admitted.call.method, None);
             admitted.call.answered();
             return Ok(Response::new(convert::cached_response(&hit)));
         }

@@ -1,7 +1,7 @@
 //! What the service counts and measures: once, through the OpenTelemetry API, for Prometheus and for OTLP.
 //!
 //! Names follow the semantic conventions of OpenTelemetry 1.44 where they have one. No attribute names a
-//! subject, a grant or a bot: their number is not bounded.
+//! subject or a grant: their number is not bounded. Bots are those of the configuration.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -33,7 +33,7 @@ const REFRESHES: [&str; 7] = [
 ];
 
 /// How authorizations end.
-const AUTHORIZATIONS: [&str; 3] = ["authorized", "denied", "failed"];
+const AUTHORIZATIONS: [&str; 5] = ["authorized", "denied", "failed", "expired", "cancelled"];
 
 /// How often figures go out by OTLP.
 const INTERVAL: Duration = Duration::from_secs(15);
@@ -262,6 +262,29 @@ impl Metrics {
                     ];
                     observer.observe(count(*grants), &attributes);
                 }
+            })
+            .build();
+    }
+
+    /// Registers the counts of bots' calls. `visit` runs on every scrape or export, and passes on the bot, the method,
+    /// the reason and the number.
+    pub fn watch_calls(
+        &self,
+        visit: impl Fn(&mut dyn FnMut(&str, &'static str, &'static str, u64)) + Send + Sync + 'static,
+    ) {
+        self.0
+            .meter
+            .u64_observable_counter("token_broker.bot.calls")
+            .with_description("Calls of bots, by reason.")
+            .with_callback(move |observer| {
+                visit(&mut |bot, method, reason, count| {
+                    let attributes = [
+                        KeyValue::new("bot", bot.to_owned()),
+                        KeyValue::new("method", method),
+                        KeyValue::new("reason", reason),
+                    ];
+                    observer.observe(count, &attributes);
+                });
             })
             .build();
     }

@@ -17,12 +17,24 @@ use crate::storage::revocations::Disposal;
 use crate::storage::{Storage, StorageError, Write};
 
 /// The result of one round of the sweep.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Swept {
     /// How many authorizations the round looked at.
     pub rows: usize,
+    /// The provider and the final state of each that the round ended.
+    pub ended: Vec<(Name, State)>,
     /// Nothing is left to sweep now.
     pub is_done: bool,
+}
+
+/// The result of a look at one row.
+enum Overdue {
+    /// It has a final state now.
+    Ended(Name, State),
+    /// It is deleted, or another replica has dealt with it.
+    Gone,
+    /// The next round must continue with it.
+    Unfinished,
 }
 
 /// How long a row that could not be dealt with is put off.
@@ -48,10 +60,13 @@ impl Storage {
         disposal: impl Fn(&Name) -> Disposal<'a>,
     ) -> Result<Swept, StorageError> {
         let with_tokens = authorizations::Column::Quarantine.is_not_null();
-        let first = self.sweep_some(with_tokens, limit, &disposal).await?;
+        let mut swept = self.sweep_some(with_tokens, limit, &disposal).await?;
         let rest = authorizations::Column::Quarantine.is_null();
         let rest = self.sweep_some(rest, limit, &disposal).await?;
-        Ok(Swept { rows: first.rows + rest.rows, is_done: first.is_done && rest.is_done })
+        swept.rows += rest.rows;
+        swept.ended.extend(rest.ended);
+        swept.is_done &= rest.is_done;
+        Ok(swept)
     }
 
     async fn sweep_some<'a>(
@@ -67,11 +82,14 @@ impl Storage {
             .limit(limit)
             .all(&self.db)
             .await?;
-        let mut swept = Swept { rows: due.len(), is_done: (due.len() as u64) < limit };
+        let is_done = (due.len() as u64) < limit;
+        let mut swept = Swept { rows: due.len(), ended: Vec::new(), is_done };
         for model in due {
             // Another replica may be sweeping too: each statement names the state that it found.
             match self.end_overdue(&model, disposal).await {
-                Ok(is_done) => swept.is_done &= is_done,
+                Ok(Overdue::Ended(provider, state)) => swept.ended.push((provider, state)),
+                Ok(Overdue::Gone) => {}
+                Ok(Overdue::Unfinished) => swept.is_done = false,
                 Err(error) if error.is_connection_failure() => return Err(error),
                 Err(error) => {
                     tracing::error!(%error, "an authorization cannot be swept; it is put off");
@@ -83,20 +101,23 @@ impl Storage {
         Ok(swept)
     }
 
-    /// Returns `false` if the next round must continue with the row.
     async fn end_overdue<'a>(
         &self,
         model: &authorizations::Model,
         disposal: &impl Fn(&Name) -> Disposal<'a>,
-    ) -> Result<bool, StorageError> {
+    ) -> Result<Overdue, StorageError> {
         let authorization = convert::authorization(model.clone())?;
         let disposal = disposal(&authorization.key.provider);
-        let is_final = end_of(&authorization, model).is_none();
-        if is_final && !self.delete_attempts(model).await? {
-            return Ok(false);
+        let end = end_of(&authorization, model);
+        if end.is_none() && !self.delete_attempts(model).await? {
+            return Ok(Overdue::Unfinished);
         }
-        retry_conflicts(|| self.end_overdue_once(model, &authorization, &disposal)).await?;
-        Ok(true)
+        let touched =
+            retry_conflicts(|| self.end_overdue_once(model, &authorization, &disposal)).await?;
+        Ok(match end {
+            Some(state) if touched => Overdue::Ended(authorization.key.provider, state),
+            _ => Overdue::Gone,
+        })
     }
 
     async fn end_overdue_once(
@@ -104,7 +125,7 @@ impl Storage {
         model: &authorizations::Model,
         authorization: &Authorization,
         disposal: &Disposal<'_>,
-    ) -> Result<(), StorageError> {
+    ) -> Result<bool, StorageError> {
         let write = self.begin().await?;
         let overdue = in_state(authorization.id, &[&model.state])
             .add(Expr::col(authorizations::Column::ExpiresAt).lte(self.now_expr()));
@@ -130,7 +151,8 @@ impl Storage {
             let new = NewRevocations::of(&authorization.key, tokens.unwrap_or_default());
             self.dispose(&write, new, disposal).await?;
         }
-        write.commit().await
+        write.commit().await?;
+        Ok(touched > 0)
     }
 
     async fn delete_on(
