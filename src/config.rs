@@ -25,6 +25,7 @@ mod telemetry;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod value;
 
 use std::path::Path;

@@ -29,7 +29,7 @@ use crate::domain::provider::{Client, ConfiguredAuth, Endpoints, Provider, Revoc
 use crate::domain::scope::Scopes;
 use crate::listener::ListenerLimits;
 use crate::provider::{Egress, Http};
-use crate::runtime::{self, Listeners};
+use crate::runtime::{self, ListenerTls, Listeners};
 use crate::storage::{Clock, Storage};
 use crate::telemetry::{self, Format, Metrics, Output};
 use crate::workers::contact::Schema;
@@ -75,6 +75,7 @@ pub async fn run(arguments: Arguments, stop: CancellationToken) -> anyhow::Resul
         http: bind("redirect", 8080, &mut notes).await?,
         ops: bind("ops", 9090, &mut notes).await?,
         limits: ListenerLimits::default(),
+        tls: ListenerTls::default(),
     };
     let provider_listener = bind("demo provider", 8081, &mut notes).await?;
     let addresses = Addresses {
@@ -204,6 +205,7 @@ async fn broker(
         default_scopes: Scopes::parse(["profile", "email"])?,
         scope_names: Default::default(),
         dead_grant_errors: Vec::new(),
+        ignores_id_tokens: false,
         identity: None,
     };
     let bot = Bot {

@@ -24,7 +24,7 @@ use self::admission::Admission;
 use self::generated::token_broker_service_server::TokenBrokerServiceServer;
 use self::open_to_all::OpenToAll;
 use crate::broker::Broker;
-use crate::listener::{Guarded, Listener};
+use crate::listener::Listener;
 
 /// The generated server. Its messages are those of the client crate.
 #[expect(clippy::allow_attributes, clippy::allow_attributes_without_reason, reason = "generated")]
@@ -103,10 +103,7 @@ pub async fn serve(
     )
     .max_decoding_message_size(MAX_OPEN_REQUEST);
     let connections = listener.connections();
-    let incoming = futures::stream::unfold(listener, |mut listener| async {
-        let (stream, place) = listener.accept().await;
-        Some((Ok::<_, std::io::Error>(Guarded::new(stream, place)), listener))
-    });
+    let incoming = listener.incoming();
     let mut server = Server::builder()
         // A caller whose machine is gone does not say so.
         .http2_keepalive_interval(Some(KEEPALIVE))

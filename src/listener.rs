@@ -9,19 +9,28 @@ mod connections;
 mod descriptors;
 mod guarded;
 pub mod http1;
+mod peer_rate;
+mod tls;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::Stream;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 
 pub use self::connections::{ConnectionLimits, Place};
-pub use self::descriptors::{ListenerLimits, raise_limit};
+pub use self::descriptors::{DEFAULT_RATE, ListenerLimits, raise_limit};
 pub use self::guarded::{Guarded, PeerInfo};
+pub use self::tls::{MaybeTls, Protocol, Tls, TlsError, TlsFiles};
 
 use self::connections::Connections;
+
+/// How many connections wait for the gRPC server to take them.
+const READY: usize = 16;
 
 /// How long the listener waits after the system could not accept a connection.
 const BACK_OFF: Duration = Duration::from_millis(100);
@@ -32,6 +41,7 @@ pub struct Listener {
     inner: TcpListener,
     name: &'static str,
     connections: Arc<Connections>,
+    tls: Option<Arc<Tls>>,
     /// The last attempt failed, and that was logged.
     is_failing: bool,
 }
@@ -40,7 +50,42 @@ impl Listener {
     /// Limits the connections of a socket. `name` appears in logs.
     #[must_use]
     pub fn new(inner: TcpListener, name: &'static str, limits: ConnectionLimits) -> Self {
-        Self { inner, name, connections: Connections::new(name, limits), is_failing: false }
+        let connections = Connections::new(name, limits);
+        Self { inner, name, connections, tls: None, is_failing: false }
+    }
+
+    /// Has the socket speak TLS.
+    #[must_use]
+    pub fn with_tls(mut self, tls: Option<Arc<Tls>>) -> Self {
+        self.tls = tls;
+        self
+    }
+
+    /// Turns the socket into the connections of the gRPC server. Handshakes do not wait for one another.
+    pub fn incoming(mut self) -> impl Stream<Item = io::Result<Guarded<MaybeTls>>> {
+        let (ready, incoming) = mpsc::channel(READY);
+        tokio::spawn(async move {
+            loop {
+                let (stream, place) = tokio::select! {
+                    accepted = self.accept() => accepted,
+                    // The server takes no more.
+                    () = ready.closed() => return,
+                };
+                let (tls, ready) = (self.tls.clone(), ready.clone());
+                let handshake = async move {
+                    if let Some(stream) = tls::secure(tls.as_deref(), stream, &place).await {
+                        drop(ready.send(Ok(Guarded::new(stream, place))).await);
+                    }
+                };
+                // Without TLS there is nothing to wait for.
+                if self.tls.is_some() {
+                    tokio::spawn(handshake);
+                } else {
+                    handshake.await;
+                }
+            }
+        });
+        ReceiverStream::new(incoming)
     }
 
     /// Returns the address that the socket is bound to.

@@ -14,7 +14,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::broker::Broker;
-use crate::listener::{Listener, ListenerLimits, http1};
+use crate::listener::{Listener, ListenerLimits, Tls, http1};
 use crate::storage::DueWork;
 use crate::workers::contact::Schema;
 use crate::{grpc, http, workers};
@@ -46,6 +46,17 @@ pub struct Listeners {
     pub ops: TcpListener,
     /// How many connections each of them keeps open.
     pub limits: ListenerLimits,
+    /// TLS for bots, and for browsers.
+    pub tls: ListenerTls,
+}
+
+/// TLS of the listeners that can have it.
+#[derive(Debug, Clone, Default)]
+pub struct ListenerTls {
+    /// For bots.
+    pub grpc: Option<Arc<Tls>>,
+    /// For browsers.
+    pub http: Option<Arc<Tls>>,
 }
 
 impl Listeners {
@@ -59,10 +70,11 @@ impl Listeners {
         http: SocketAddr,
         ops: SocketAddr,
         limits: ListenerLimits,
+        tls: ListenerTls,
     ) -> Result<Self, (SocketAddr, io::Error)> {
         let bind = |at| async move { TcpListener::bind(at).await.map_err(|error| (at, error)) };
         let (grpc, http, ops) = (bind(grpc).await?, bind(http).await?, bind(ops).await?);
-        Ok(Self { grpc, http, ops, limits })
+        Ok(Self { grpc, http, ops, limits, tls })
     }
 }
 
@@ -126,18 +138,24 @@ pub async fn run(
         parts.spawn(once(Box::pin(workers::refresh_ahead::run(Arc::clone(&broker), work))));
     }
 
-    let ListenerLimits { grpc, http, ops } = listeners.limits;
-    let listener = Listener::new(listeners.grpc, "gRPC", grpc);
+    let ListenerLimits { grpc, http, ops, http_rate } = listeners.limits;
+    for tls in [&listeners.tls.grpc, &listeners.tls.http].into_iter().flatten() {
+        let (tls, stopping) = (Arc::clone(tls), stopping.clone());
+        parts.spawn(async move {
+            tls.watch(stopping).await;
+            Ok(())
+        });
+    }
+    let listener = Listener::new(listeners.grpc, "gRPC", grpc).with_tls(listeners.tls.grpc);
     let grpc = grpc::serve(Arc::clone(&broker), listener, health, stopping.clone());
     parts
         .spawn(async move { grpc.await.map_err(|error| ("the gRPC listener", error.to_string())) });
     let public = http::public_router(Arc::clone(&broker));
     let ops_router = http::ops_router(readiness, broker.metrics().clone());
-    for (router, listener) in [
-        (public, Listener::new(listeners.http, "redirect", http)),
-        (ops_router, Listener::new(listeners.ops, "ops", ops)),
-    ] {
-        let serving = http1::serve(router, listener, stopping.clone());
+    let http = Listener::new(listeners.http, "redirect", http).with_tls(listeners.tls.http);
+    let ops = Listener::new(listeners.ops, "ops", ops);
+    for (router, listener, rate) in [(public, http, http_rate), (ops_router, ops, None)] {
+        let serving = http1::serve(router, listener, rate, stopping.clone());
         parts.spawn(async move {
             serving.await;
             Ok(())

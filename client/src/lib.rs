@@ -37,13 +37,14 @@ mod refusal;
 mod transport;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
 pub use refusal::{Reason, Refusal};
 pub use transport::Transport;
@@ -69,12 +70,30 @@ type Generated = proto::token_broker_service_client::TokenBrokerServiceClient<
 pub struct Client(Generated);
 
 impl Client {
-    /// An endpoint with settings that suit the broker, to be connected.
+    /// Returns an endpoint with settings that suit the broker, to be connected. An `https` URL uses TLS with the
+    /// system's CAs; `Endpoint::tls_config` sets others.
     ///
     /// # Errors
     ///
-    /// [`tonic::transport::Error`] where `url` is no URL.
-    pub fn channel(url: impl Into<String>) -> Result<Endpoint, tonic::transport::Error> {
+    /// [`ChannelError`] if `url` is no URL, or is an `http` URL of another machine: the API key and tokens would cross
+    /// the network in clear text.
+    pub fn channel(url: impl Into<String>) -> Result<Endpoint, ChannelError> {
+        let endpoint = Self::plaintext_channel(url)?;
+        let uri = endpoint.uri();
+        if uri.scheme_str() == Some("https") {
+            return Ok(endpoint.tls_config(ClientTlsConfig::new().with_enabled_roots())?);
+        }
+        let host = uri.host().unwrap_or_default();
+        if is_loopback(host) { Ok(endpoint) } else { Err(ChannelError::Plaintext(host.to_owned())) }
+    }
+
+    /// Returns an endpoint that may be an `http` URL of another machine, for networks that encrypt by themselves, such
+    /// as a service mesh.
+    ///
+    /// # Errors
+    ///
+    /// [`ChannelError::Url`] if `url` is no URL.
+    pub fn plaintext_channel(url: impl Into<String>) -> Result<Endpoint, ChannelError> {
         Ok(Endpoint::from_shared(url.into())?.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true))
     }
 
@@ -83,6 +102,24 @@ impl Client {
     pub fn new(channel: Channel, key: ApiKey) -> Self {
         Self(Generated::new(InterceptedService::new(Transport::new(channel), key)))
     }
+}
+
+/// Why there is no channel to a broker.
+#[derive(Debug, thiserror::Error)]
+pub enum ChannelError {
+    /// The text is no URL, or TLS cannot be set up.
+    #[error(transparent)]
+    Url(#[from] tonic::transport::Error),
+    /// Without TLS, the API key and tokens would cross the network in clear text.
+    #[error(
+        "{0} is another machine: write https, or use plaintext_channel if the network itself encrypts"
+    )]
+    Plaintext(String),
+}
+
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 impl Deref for Client {

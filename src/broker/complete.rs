@@ -190,7 +190,7 @@ impl Broker {
         let server = self.server(provider).await?;
         // An ID token that is asked for is checked, or it is not asked for.
         if authorization.scopes.contains(OPENID)
-            && server.issuer.is_some()
+            && !server.ignores_id_tokens
             && !server.checks_id_tokens()
         {
             tracing::error!(provider = %provider.name, "openid is asked for, and no jwks_uri known");

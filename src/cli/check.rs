@@ -41,6 +41,9 @@ pub(super) async fn run(path: &Path) -> anyhow::Result<ExitCode> {
         let what = format!("provider {}", provider.name);
         tell(&what, known(&directory, provider, &config.http.public_url).await)?;
     }
+    if config.grpc.tls.is_some() || config.http.tls.is_some() {
+        tell("certificates", super::serve::tls(&config).map(|_| "in order".to_owned()))?;
+    }
     tell("database", database(&config).await)?;
     Ok(if in_order { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -10,8 +10,8 @@ use super::{http, keyring, storage_settings};
 use crate::broker::{Broker, Parts, Settings};
 use crate::config::Config;
 use crate::crypto::random::Random;
-use crate::listener::{ListenerLimits, raise_limit};
-use crate::runtime::{self, Listeners};
+use crate::listener::{ListenerLimits, Protocol, Tls, TlsFiles, raise_limit};
+use crate::runtime::{self, ListenerTls, Listeners};
 use crate::storage::Storage;
 use crate::telemetry::{self, Metrics, Output};
 use crate::workers::contact::Schema;
@@ -33,7 +33,7 @@ async fn serve(
 ) -> anyhow::Result<ExitCode> {
     let (storage, schema) = open(config).await?;
     let descriptors = raise_limit();
-    let limits = ListenerLimits::within(descriptors);
+    let mut limits = ListenerLimits::within(descriptors);
     if limits != ListenerLimits::default() {
         tracing::warn!(
             descriptors,
@@ -42,8 +42,9 @@ async fn serve(
             "few open files are allowed, so fewer connections are; raise the limit (ulimit -n)"
         );
     }
+    limits.http_rate = Some(config.http.rate_per_peer);
     let (grpc, http, ops) = (config.grpc.listen, config.http.listen, config.ops.listen);
-    let listeners = Listeners::bind(grpc, http, ops, limits)
+    let listeners = Listeners::bind(grpc, http, ops, limits, tls(config)?)
         .await
         .map_err(|(address, error)| anyhow::anyhow!(
                 "cannot listen on {address}: {error}; stop what listens there, or configure another \
@@ -62,6 +63,22 @@ async fn serve(
     runtime::run(broker, listeners, schema, stop).await?;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// The TLS of the listeners, as far as it is configured.
+///
+/// # Errors
+///
+/// An error that names the section, if the files cannot be used.
+pub(super) fn tls(config: &Config) -> anyhow::Result<ListenerTls> {
+    let load = |section, files: &Option<TlsFiles>, protocol| {
+        let load = |files| Tls::load(files, protocol).map(Arc::new);
+        files.clone().map(load).transpose().context(section)
+    };
+    Ok(ListenerTls {
+        grpc: load("grpc.tls", &config.grpc.tls, Protocol::Http2)?,
+        http: load("http.tls", &config.http.tls, Protocol::Http1)?,
+    })
 }
 
 /// A broker as `serve` runs it.

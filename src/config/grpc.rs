@@ -6,11 +6,13 @@ use std::time::Duration;
 use super::address;
 use super::problem::Reported;
 use super::section::Section;
+use super::tls::{self, ClientCertificates};
 use super::value::{choice, count, duration, parsed};
 use crate::broker::CallLimits;
+use crate::listener::TlsFiles;
 
 /// Keys of later versions.
-const UNSUPPORTED: [&str; 2] = ["tls", "service_accounts"];
+const UNSUPPORTED: [&str; 1] = ["service_accounts"];
 
 const DEFAULT_AGE: Duration = Duration::from_secs(30 * 60);
 
@@ -23,6 +25,8 @@ pub struct Grpc {
     pub listen: SocketAddr,
     /// Where connections without TLS are taken.
     pub plaintext: Plaintext,
+    /// TLS of the listener.
+    pub tls: Option<TlsFiles>,
     /// How much callers may ask for.
     pub limits: CallLimits,
 }
@@ -44,18 +48,21 @@ pub(super) fn read(mut section: Section<'_>) -> Result<Grpc, Reported> {
     let age = section.or("max_connection_age", DEFAULT_AGE, duration(Duration::ZERO..=MOST_AGE));
     let default_calls = CallLimits::default().max_concurrent_calls;
     let calls = section.or("max_concurrent_calls", default_calls, count);
+    let tls = section
+        .optional_section("tls")
+        .and_then(|tls| tls.map(|tls| tls::read(tls, ClientCertificates::Allowed)).transpose());
     section.refuse(&UNSUPPORTED);
     section.finish();
 
     let limits = CallLimits { max_connection_age: age?, max_concurrent_calls: calls? };
-    let grpc = Grpc { listen: listen?, plaintext: plaintext?, limits };
+    let grpc = Grpc { listen: listen?, plaintext: plaintext?, tls: tls?, limits };
     // An IPv4 address may come written as IPv6.
     let loopback = grpc.listen.ip().to_canonical().is_loopback();
-    if grpc.plaintext == Plaintext::Loopback && !loopback {
+    if grpc.tls.is_none() && grpc.plaintext == Plaintext::Loopback && !loopback {
         return Err(section.problem(
             "listen",
-            "must be a loopback address, or tokens would cross the network in the clear; \
-             write plaintext = \"allow\" where a mesh or a balancer does TLS in front",
+            "must be a loopback address, or tokens would cross the network in the clear; configure \
+             [grpc.tls], or write plaintext = \"allow\" where a mesh or a balancer does TLS in front",
         ));
     }
     Ok(grpc)
@@ -89,8 +96,8 @@ mod tests {
             assert_eq!(
                 wrong,
                 "grpc.listen: must be a loopback address, or tokens would cross the network in \
-                 the clear; write plaintext = \"allow\" where a mesh or a balancer does TLS in \
-                 front"
+                 the clear; configure [grpc.tls], or write plaintext = \"allow\" where a mesh or a \
+                 balancer does TLS in front"
             );
             let text = format!("grpc = {{ listen = '{listen}', plaintext = 'allow' }}");
             assert!(grpc(&text).is_ok(), "{listen}");
@@ -99,12 +106,13 @@ mod tests {
 
     #[test]
     fn what_is_not_enforced_is_refused() {
-        let text = "[grpc]\nplaintext = 'never'\n[grpc.tls]\nkey_file = 'x'\n\
+        let text = "[grpc]\nplaintext = 'never'\n[grpc.tls]\nkey_file = '/x'\n\
                     [grpc.service_accounts]";
         assert_eq!(
             grpc(text).expect_err("problems"),
             "grpc.plaintext: must be \"loopback\" or \"allow\"\n\
-             grpc.tls: is not supported by this version yet; remove it\n\
+             grpc.tls.certificate_file: is required; name the certificate in PEM, with those between it \
+             and its CA\n\
              grpc.service_accounts: is not supported by this version yet; remove it"
         );
     }

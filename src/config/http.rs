@@ -5,9 +5,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use ::url::Url;
 
 use super::address;
+use super::bots::rated;
 use super::problem::Reported;
 use super::section::Section;
+use super::tls::{self, ClientCertificates};
 use super::value::parsed;
+use crate::domain::bot::Rate;
+use crate::listener::{DEFAULT_RATE, TlsFiles};
 
 /// The public HTTP listener.
 #[derive(Debug)]
@@ -17,6 +21,10 @@ pub struct Http {
     /// What browsers and providers know the listener as: no query, no fragment, no user
     /// information; a path prefix with or without a final slash.
     pub public_url: Url,
+    /// TLS of the listener. Usually a proxy in front has it.
+    pub tls: Option<TlsFiles>,
+    /// The limit on the requests of one peer.
+    pub rate_per_peer: Rate,
 }
 
 pub(super) fn read(mut section: Section<'_>) -> Result<Http, Reported> {
@@ -27,8 +35,18 @@ pub(super) fn read(mut section: Section<'_>) -> Result<Http, Reported> {
         "write the URL by which browsers reach http.listen",
         parsed(address::base),
     );
+    let tls = section
+        .optional_section("tls")
+        .and_then(|tls| tls.map(|tls| tls::read(tls, ClientCertificates::Refused)).transpose());
+    let rate = section.optional_section("rate_per_peer");
+    let rate = rate.and_then(|rate| rate.map(rated).transpose());
     section.finish();
-    Ok(Http { listen: listen?, public_url: public_url? })
+    Ok(Http {
+        listen: listen?,
+        public_url: public_url?,
+        tls: tls?,
+        rate_per_peer: rate?.unwrap_or(DEFAULT_RATE),
+    })
 }
 
 #[cfg(test)]

@@ -26,6 +26,8 @@ pub(super) struct Reported(());
 /// Where the readers of all sections put what they find.
 pub(super) struct Report {
     problems: RefCell<Vec<Problem>>,
+    /// What is allowed, and deserves a second look.
+    notes: RefCell<Vec<Problem>>,
     /// The environment variable that set a key, by dotted key.
     pub(super) variables: BTreeMap<String, String>,
     /// What relative paths are resolved against.
@@ -54,7 +56,21 @@ impl Problems {
 
 impl Report {
     pub(super) fn new(folder: &Path) -> Self {
-        Self { problems: RefCell::default(), variables: BTreeMap::new(), folder: folder.to_owned() }
+        Self {
+            problems: RefCell::default(),
+            notes: RefCell::default(),
+            variables: BTreeMap::new(),
+            folder: folder.to_owned(),
+        }
+    }
+
+    /// Takes note of something that deserves a second look.
+    pub(super) fn note(&self, key: &str, message: impl AsRef<str>) {
+        self.notes.borrow_mut().push(Problem::new(key, message));
+    }
+
+    pub(super) fn take_notes(&self) -> Vec<Problem> {
+        self.notes.take()
     }
 
     /// Takes a problem. Where the environment set the key, the variable is named, because the

@@ -88,12 +88,17 @@ fn provider(name: &str, mut section: Section<'_>) -> Result<Provider, Reported> 
     let scope_aliases = scope_aliases(&mut section);
     let unreported_scopes = section.list("unreported_scopes", scope);
     let dead_grant_errors = section.list("dead_grant_errors", error_code);
+    let id_tokens = [("check", false), ("ignore", true)];
+    let ignores_id_tokens = section.or("id_token", false, choice(&id_tokens));
     let flows = section.filled_list("flows", "remove it", |flow| {
         let wrong = || format!("must be {FLOW:?}, the only flow of this version");
         (flow == FLOW).then_some(()).ok_or_else(wrong)
     });
     section.refuse(&UNSUPPORTED);
-    let keys = keys(&section, &issuer, &endpoints, &default_scopes);
+    let keys = match ignores_id_tokens {
+        Ok(true) => Ok(()),
+        _ => keys(&section, &issuer, &endpoints, &default_scopes),
+    };
     section.finish();
 
     flows?;
@@ -113,6 +118,7 @@ fn provider(name: &str, mut section: Section<'_>) -> Result<Provider, Reported> 
             unreported: joined(&unreported_scopes?.unwrap_or_default()),
         },
         dead_grant_errors: dead_grant_errors?.unwrap_or_default(),
+        ignores_id_tokens: ignores_id_tokens?,
         identity: identity?,
     })
 }
@@ -132,9 +138,14 @@ fn keys(
     endpoints: &Result<Endpoints, Reported>,
     scopes: &Result<Option<Vec<Scopes>>, Reported>,
 ) -> Result<(), Reported> {
-    let (Ok(Some(_)), Ok(endpoints), Ok(Some(scopes))) = (issuer, endpoints, scopes) else {
+    let (Ok(issuer), Ok(endpoints), Ok(Some(scopes))) = (issuer, endpoints, scopes) else {
         return Ok(());
     };
+    if issuer.is_none() && joined(scopes).contains(OPENID) {
+        let remedy = "write the issuer, whose ID tokens can be checked, or remove openid from the scopes, or write \
+                      id_token = \"ignore\"";
+        return Err(section.missing("issuer", remedy));
+    }
     let named = endpoints.authorization.is_some() && endpoints.token.is_some();
     if named && endpoints.jwks.is_none() && joined(scopes).contains(OPENID) {
         let remedy = "write the URL of the keys that its ID tokens are signed with, or remove the \

@@ -1,11 +1,17 @@
 //! Secrets, which come from a key or from the file that a second key names.
 
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
 use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 use super::problem::Reported;
 use super::section::Section;
 use super::value;
+
+const WRITABLE_BY_ALL: u32 = 0o002;
+const READABLE_BY_ALL: u32 = 0o004;
 
 /// A secret and the key that gave it, for the problems that its value may turn out to have.
 pub(super) struct Secret {
@@ -45,11 +51,31 @@ impl Section<'_> {
     /// The content of a file that a key names, relative to the configuration's folder.
     pub(super) fn file(&self, key: &str, path: &str) -> Result<Zeroizing<String>, Reported> {
         let path = self.report.folder.join(path);
+        self.check_mode(key, &path)?;
         std::fs::read_to_string(&path).map(Zeroizing::new).map_err(|error| {
             let path = path.display();
             let remedy = "name a text file that this process can read";
             self.problem(key, format!("names {path}, which cannot be read: {error}; {remedy}"))
         })
+    }
+}
+
+impl Section<'_> {
+    /// Refuses a secret that anyone can replace, and takes note of one that anyone can read.
+    pub(super) fn check_mode(&self, key: &str, path: &Path) -> Result<(), Reported> {
+        // A file that is missing is reported when it is read.
+        let Ok(mode) = std::fs::metadata(path).map(|metadata| metadata.permissions().mode()) else {
+            return Ok(());
+        };
+        let shown = path.display();
+        if mode & WRITABLE_BY_ALL != 0 {
+            let wrong = format!("names {shown}, which every user can write; run chmod 600 on it");
+            return Err(self.problem(key, wrong));
+        }
+        if mode & READABLE_BY_ALL != 0 {
+            self.note(key, format!("every user can read {shown}; run chmod 600 on it"));
+        }
+        Ok(())
     }
 }
 

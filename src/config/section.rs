@@ -38,6 +38,11 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Takes note of a key that deserves a second look.
+    pub(super) fn note(&self, key: &str, message: impl AsRef<str>) {
+        self.report.note(&join(&self.path, key), message);
+    }
+
     /// Reports a problem with the table itself.
     pub(super) fn problem_here(&self, message: impl AsRef<str>) -> Reported {
         self.report.push(&self.path, message)

@@ -40,6 +40,8 @@ pub struct Provider {
     pub scope_names: ScopeNames,
     /// Its own error codes for a dead refresh token or a dead code, beside those that are known.
     pub dead_grant_errors: Vec<String>,
+    /// ID tokens are neither checked nor relied upon, even if `openid` is requested.
+    pub ignores_id_tokens: bool,
     /// Where the name to show for a user stands, in the claims of an ID token or in the answer of
     /// the userinfo endpoint: a JSON pointer (RFC 6901). Absent: wherever it is usual.
     pub identity: Option<String>,
@@ -174,7 +176,7 @@ impl Server {
     /// Whether ID tokens of this provider can be checked, and so are asked for and relied upon.
     #[must_use]
     pub fn checks_id_tokens(&self) -> bool {
-        self.issuer.is_some() && self.jwks_uri.is_some()
+        !self.ignores_id_tokens && self.issuer.is_some() && self.jwks_uri.is_some()
     }
 }
 
@@ -192,6 +194,7 @@ impl fmt::Debug for Provider {
             .field("default_scopes", &self.default_scopes)
             .field("scope_names", &self.scope_names)
             .field("dead_grant_errors", &self.dead_grant_errors)
+            .field("ignores_id_tokens", &self.ignores_id_tokens)
             .field("identity", &self.identity)
             .finish()
     }

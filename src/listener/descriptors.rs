@@ -1,14 +1,24 @@
 //! Shares the file descriptors of the process among the listeners, so that none takes another's.
 
+use std::num::NonZeroU32;
+
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::ConnectionLimits;
+use crate::domain::bot::Rate;
 
 /// As many descriptors as are ever used. More would only make tables larger.
 const MOST: u64 = 65_536;
 
 /// Descriptors for everything but connections that were accepted: databases, providers, files and the runtime.
 const RESERVED: u64 = 256;
+
+/// The limit on the requests of one peer if the configuration has none. A sign-in takes two or three requests, and all
+/// browsers behind one proxy share the limit.
+pub const DEFAULT_RATE: Rate = Rate {
+    per_second: NonZeroU32::new(100).expect("not zero"),
+    burst: NonZeroU32::new(400).expect("not zero"),
+};
 
 /// The limits of all listeners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +29,8 @@ pub struct ListenerLimits {
     pub http: ConnectionLimits,
     /// For the platform.
     pub ops: ConnectionLimits,
+    /// Requests of one peer at the listener for browsers.
+    pub http_rate: Option<Rate>,
 }
 
 impl Default for ListenerLimits {
@@ -27,6 +39,7 @@ impl Default for ListenerLimits {
             grpc: ConnectionLimits { total: 1024, pending: 256, pending_per_peer: 64 },
             http: ConnectionLimits { total: 512, pending: 512, pending_per_peer: 128 },
             ops: ConnectionLimits { total: 64, pending: 64, pending_per_peer: 64 },
+            http_rate: Some(DEFAULT_RATE),
         }
     }
 }
@@ -35,11 +48,11 @@ impl ListenerLimits {
     /// Returns the limits that `descriptors` have room for, at most the default ones. The ops listener keeps its own.
     #[must_use]
     pub fn within(descriptors: u64) -> Self {
-        let Self { grpc, http, ops } = Self::default();
+        let Self { grpc, http, ops, http_rate } = Self::default();
         let free = descriptors.saturating_sub(RESERVED + ops.total as u64);
         let wanted = (grpc.total + http.total) as u64;
         if free >= wanted {
-            return Self { grpc, http, ops };
+            return Self { grpc, http, ops, http_rate };
         }
         let share = |limits: ConnectionLimits| {
             let share = |part: usize| {
@@ -51,7 +64,7 @@ impl ListenerLimits {
                 pending_per_peer: share(limits.pending_per_peer),
             }
         };
-        Self { grpc: share(grpc), http: share(http), ops }
+        Self { grpc: share(grpc), http: share(http), ops, http_rate }
     }
 }
 

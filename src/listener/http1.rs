@@ -6,19 +6,20 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-use super::{Listener, Place};
+use super::peer_rate::PeerRate;
+use super::{Listener, MaybeTls, Place, tls};
+use crate::domain::bot::Rate;
 
 /// How long a client may take to send the head of a request. An idle connection is closed after the same time.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,15 +40,27 @@ const MAX_HEAD: usize = 32 * 1024;
 pub const MAX_BODY: usize = 64 * 1024;
 
 /// Serves a router until `stopping`. Then it ends pending connections at once, and waits for requests under way.
-pub async fn serve(router: Router, mut listener: Listener, stopping: CancellationToken) {
+/// Beyond `rate`, requests of one peer are answered with 429.
+pub async fn serve(
+    router: Router,
+    mut listener: Listener,
+    rate: Option<Rate>,
+    stopping: CancellationToken,
+) {
     let tracker = TaskTracker::new();
-    let router = router.layer(axum::middleware::from_fn(active));
+    let rate = rate.map(|rate| Arc::new(PeerRate::new(rate)));
+    let router = router.layer(axum::middleware::from_fn_with_state(rate, active));
     loop {
         let (stream, place) = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stopping.cancelled() => break,
         };
-        tracker.spawn(connection(stream, Arc::new(place), router.clone(), stopping.clone()));
+        let (tls, router, stopping) = (listener.tls.clone(), router.clone(), stopping.clone());
+        tracker.spawn(async move {
+            if let Some(stream) = tls::secure(tls.as_deref(), stream, &place).await {
+                connection(stream, Arc::new(place), router, stopping).await;
+            }
+        });
     }
     let connections = listener.connections();
     drop(listener);
@@ -57,7 +70,7 @@ pub async fn serve(router: Router, mut listener: Listener, stopping: Cancellatio
 }
 
 async fn connection(
-    stream: TcpStream,
+    stream: MaybeTls,
     place: Arc<Place>,
     router: Router,
     stopping: CancellationToken,
@@ -95,8 +108,18 @@ fn log(result: Result<(), hyper::Error>) {
 }
 
 /// Keeps the connection while its request is answered, once the whole request is there.
-async fn active(request: Request, next: Next) -> Response {
+async fn active(
+    State(rate): State<Option<Arc<PeerRate>>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let place = request.extensions().get::<Arc<Place>>().cloned();
+    if let (Some(rate), Some(place)) = (&rate, &place)
+        && !rate.allows(place.peer().ip())
+    {
+        let headers = [(header::RETRY_AFTER, "1"), (header::CONNECTION, "close")];
+        return (StatusCode::TOO_MANY_REQUESTS, headers, "Too many requests.\n").into_response();
+    }
     let request = match whole(request).await {
         Ok(request) => request,
         Err(status) => return (status, [(header::CONNECTION, "close")]).into_response(),

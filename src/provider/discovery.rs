@@ -66,7 +66,8 @@ impl Http {
             None => found(name),
         };
         let jwks_uri = optional(jwks, "jwks_uri")?;
-        if jwks_uri.is_none() && provider.default_scopes.contains(OPENID) {
+        let is_checked = !provider.ignores_id_tokens && provider.default_scopes.contains(OPENID);
+        if jwks_uri.is_none() && is_checked {
             return Err(odd(format!(
                 "the metadata of {issuer} names no jwks_uri, without which the ID tokens that its \
                  scopes ask for cannot be checked; name it, or take {OPENID} out of the scopes"
@@ -192,6 +193,7 @@ mod tests {
             default_scopes: Scopes::default(),
             scope_names: Default::default(),
             dead_grant_errors: Vec::new(),
+            ignores_id_tokens: false,
             identity: None,
         })
     }

@@ -19,6 +19,7 @@ mod secrets;
 mod servers;
 pub mod site;
 mod telemetry;
+mod tls;
 mod upgrade;
 pub mod weather;
 
@@ -35,6 +36,7 @@ pub fn trials() -> Vec<Trial> {
         commands::trials(),
         secrets::trials(),
         telemetry::trials(),
+        tls::trials(),
         canary::trials(),
         demo::trials(),
         full_disk::trials(),

@@ -18,7 +18,7 @@ use token_broker::domain::provider::{
 use token_broker::domain::scope::Scopes;
 use token_broker::listener::ListenerLimits;
 use token_broker::provider::{Egress, Http};
-use token_broker::runtime::{self, Listeners, RunError};
+use token_broker::runtime::{self, ListenerTls, Listeners, RunError};
 use token_broker::storage::{self, Clock, Storage};
 use token_broker::telemetry::Metrics;
 use token_broker::workers::contact::Schema;
@@ -126,7 +126,8 @@ impl World {
             grpc: bind().await.expect("a port"),
             http: bind().await.expect("a port"),
             ops: bind().await.expect("a port"),
-            limits: ListenerLimits::default(),
+            limits: ListenerLimits { http_rate: None, ..ListenerLimits::default() },
+            tls: ListenerTls::default(),
         };
         let url = |listener: &TcpListener| {
             format!("http://{}", listener.local_addr().expect("an address"))
@@ -289,6 +290,7 @@ pub fn provider_at(provider: &str, url: &str) -> Provider {
         default_scopes: Scopes::parse(["profile", "email"]).expect("scopes"),
         scope_names: Default::default(),
         dead_grant_errors: Vec::new(),
+        ignores_id_tokens: false,
         identity: None,
     }
 }

@@ -162,6 +162,7 @@ impl Issuer {
             default_scopes: Scopes::parse(["openid", "email"]).expect("scopes"),
             scope_names: Default::default(),
             dead_grant_errors: Vec::new(),
+            ignores_id_tokens: false,
             identity: None,
         }
     }

@@ -122,7 +122,8 @@ async fn draining() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let listener = Listener::new(listener, "redirect", ListenerLimits::default().http);
-    tokio::spawn(http1::serve(http::public_router(broker), listener, CancellationToken::new()));
+    let router = http::public_router(broker);
+    tokio::spawn(http1::serve(router, listener, None, CancellationToken::new()));
     let mut at_twin = redirect.clone();
     at_twin.set_port(Some(address.port())).expect("a URL with a port");
     let cookies = browser.cookies[&world.http_url].clone();

@@ -1,11 +1,15 @@
 //! Slow and many connections on the public listener.
 
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
+use axum::Router;
 use libtest_mimic::Trial;
-use token_broker::listener::ListenerLimits;
+use token_broker::domain::bot::Rate;
+use token_broker::listener::{Listener, ListenerLimits, http1};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
 
 use crate::harness::{Browser, World, trial};
 
@@ -15,6 +19,7 @@ pub fn trials() -> Vec<Trial> {
         trial("strangers::http::slow_connections_give_way_to_new_ones", many),
         trial("strangers::http::open_connections_do_not_delay_the_end", stopped),
         trial("strangers::http::a_head_is_limited", long_head),
+        trial("strangers::http::one_peer_sends_few_requests_a_second", too_many),
     ]
 }
 
@@ -78,6 +83,30 @@ async fn stopped() {
     world.stop().await.expect("a clean end");
     // Strangers at the gRPC listener have 1.5 s. Without a limit the end took 12 s.
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+}
+
+async fn too_many() {
+    let of = |number| NonZeroU32::new(number).expect("not zero");
+    let rate = Rate { per_second: of(1), burst: of(5) };
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let listener = Listener::new(listener, "test", ListenerLimits::default().http);
+    let router = Router::new().fallback(async || "answered");
+    let stopping = CancellationToken::new();
+    let serving = tokio::spawn(http1::serve(router, listener, Some(rate), stopping.clone()));
+    let mut statuses = Vec::new();
+    for _ in 0..20 {
+        let mut stream = connect(&url).await;
+        let request = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).await.expect("it reads");
+        let response = closed(&mut stream).await;
+        statuses.push(response.contains(" 200 "));
+        assert!(response.contains(" 200 ") || response.contains(" 429 "), "{response}");
+    }
+    assert_eq!(statuses[..5], [true; 5]);
+    assert!(statuses.iter().filter(|answered| **answered).count() < 12, "{statuses:?}");
+    stopping.cancel();
+    serving.await.expect("it ends");
 }
 
 async fn long_head() {
