@@ -102,6 +102,9 @@ struct WithConfig {
 #[must_use]
 pub fn run() -> ExitCode {
     let command = CommandLine::parse().command;
+    if let Err(error) = forbid_core_dumps() {
+        return fail(&anyhow::anyhow!("cannot turn off core dumps: {error}"));
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow::anyhow!("cannot start: {error}")),
@@ -127,6 +130,14 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::ApiKey { command: ApiKeyCommand::New } => api_key::new(),
     }
+}
+
+/// A core dump would hold keys and tokens. The limit alone does not hold where the system pipes dumps to a program.
+fn forbid_core_dumps() -> rustix::io::Result<()> {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {

@@ -16,6 +16,7 @@ mod encryption;
 mod grpc;
 mod http;
 mod ops;
+mod posture;
 mod problem;
 mod providers;
 mod secret;
@@ -75,6 +76,8 @@ pub struct Config {
     pub bots: Vec<Bot>,
     /// What the service tells about itself.
     pub telemetry: Telemetry,
+    /// What is allowed, and deserves a second look.
+    pub posture: Vec<Problem>,
 }
 
 impl Config {
@@ -107,7 +110,10 @@ impl Config {
     ) -> Result<Self, Problems> {
         let (table, report) = document::read(text, folder, environment)
             .map_err(|problem| Problems::new(vec![problem]))?;
-        let config = read(&mut Section::root(&report, table));
+        let mut config = read(&mut Section::root(&report, table));
+        if let Ok(config) = &mut config {
+            config.posture = posture::of(config, &report);
+        }
         let problems = report.into_problems();
         match config {
             Ok(config) if problems.is_empty() => Ok(config),
@@ -144,5 +150,6 @@ fn read(root: &mut Section<'_>) -> Result<Config, Reported> {
         providers: found.providers?,
         bots: bots?,
         telemetry: telemetry?,
+        posture: Vec::new(),
     })
 }

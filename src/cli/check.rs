@@ -7,7 +7,7 @@ use url::Url;
 
 use super::{connect, environment, http, say};
 use crate::broker::redirect_uri;
-use crate::config::Config;
+use crate::config::{Config, Problem};
 use crate::domain::provider::Provider;
 use crate::provider::Directory;
 use crate::storage::MissingFile;
@@ -28,6 +28,9 @@ pub(super) async fn run(path: &Path) -> anyhow::Result<ExitCode> {
         config.bots.len(),
         config.encryption.keys.len()
     ))?;
+    for Problem { key, message } in &config.posture {
+        say(&format!("posture: {key}: {message}"))?;
+    }
     let mut in_order = true;
     let mut tell = |what: &str, told: anyhow::Result<String>| {
         in_order &= told.is_ok();

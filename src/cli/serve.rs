@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{http, keyring, storage_settings};
 use crate::broker::{Broker, Parts, Settings};
-use crate::config::Config;
+use crate::config::{Config, Problem};
 use crate::crypto::random::Random;
 use crate::listener::{ListenerLimits, Protocol, Tls, TlsFiles, raise_limit};
 use crate::runtime::{self, ListenerTls, Listeners};
@@ -32,6 +32,9 @@ async fn serve(
     stop: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
     let (storage, schema) = open(config).await?;
+    for Problem { key, message } in &config.posture {
+        tracing::warn!(key, "{message}");
+    }
     let descriptors = raise_limit();
     let mut limits = ListenerLimits::within(descriptors);
     if limits != ListenerLimits::default() {

@@ -6,7 +6,7 @@ use super::problem::Reported;
 use super::providers::{joined, scope};
 use super::section::{Section, all, join, nearest};
 use super::value::{boolean, choice, count, parsed};
-use crate::domain::bot::{Bot, Confirmation, Providers, Rate, ReturnUrl, SubjectPattern};
+use crate::domain::bot::{ApiKey, Bot, Confirmation, Providers, Rate, ReturnUrl, SubjectPattern};
 use crate::domain::name::Name;
 use crate::domain::scope::Scopes;
 
@@ -29,6 +29,12 @@ pub const METHODS: [&str; 11] = [
 ];
 
 const KEY_REMEDY: &str = "write the SHA-256 that `token-broker api-key new` prints";
+
+/// The hash that the documentation showed in earlier versions.
+const DOCUMENTED: [u8; 32] = [
+    0xfe, 0x5d, 0x1f, 0xe1, 0x0c, 0x8f, 0x8a, 0xe5, 0x2e, 0xe8, 0xfc, 0x3a, 0xa1, 0xb9, 0xb1, 0xa9,
+    0xd3, 0xed, 0x1a, 0x4e, 0xd9, 0xfd, 0x5e, 0x0b, 0x2d, 0x1b, 0x8c, 0xd3, 0xe9, 0xea, 0x1a, 0x68,
+];
 
 /// Stands for every provider.
 const ALL: &str = "*";
@@ -55,9 +61,29 @@ pub(super) fn read(
         ));
     }
     let mut others = Others { providers, owners: BTreeMap::new() };
-    all(named
+    let bots = all(named
         .into_iter()
-        .map(|(name, section)| section.and_then(|section| bot(&name, section, &mut others))))
+        .map(|(name, section)| section.and_then(|section| bot(&name, section, &mut others))))?;
+    confirmations(root, &bots)?;
+    Ok(bots)
+}
+
+/// Refuses a namespace whose grants one bot confirms and another does not: the weaker one would decide for both.
+fn confirmations(root: &Section<'_>, bots: &[Bot]) -> Result<(), Reported> {
+    let mut first: BTreeMap<&Name, &Bot> = BTreeMap::new();
+    for bot in bots {
+        let other = first.entry(&bot.namespace).or_insert(bot);
+        if other.confirmation != bot.confirmation {
+            let wrong = format!(
+                "differs from that of bots.{}, which shares the namespace {}; write the same, or give one of them a \
+                 namespace of its own",
+                other.name, bot.namespace
+            );
+            let key = join(&join("bots", bot.name.as_str()), "confirmation");
+            return Err(root.report.push(&key, wrong));
+        }
+    }
+    Ok(())
 }
 
 fn bot(text: &str, mut section: Section<'_>, others: &mut Others<'_>) -> Result<Bot, Reported> {
@@ -109,6 +135,9 @@ impl Others<'_> {
         let mut hash = [0; 32];
         hex::decode_to_slice(text, &mut hash)
             .map_err(|_| format!("must be 64 hex digits; {KEY_REMEDY}"))?;
+        if hash == ApiKey::hash("") || hash == DOCUMENTED || hash == [0; 32] {
+            return Err(format!("is the hash of a key that anyone can know; {KEY_REMEDY}"));
+        }
         match self.owners.insert(hash, bot.to_owned()) {
             Some(other) if other == bot => Err("is there already; remove it".to_owned()),
             Some(other) => Err(format!(
@@ -172,7 +201,7 @@ fn method(text: &str) -> Result<String, String> {
     Err(format!("{text:?} is no method of the service; {remedy}"))
 }
 
-fn rated(mut section: Section<'_>) -> Result<Rate, Reported> {
+pub(super) fn rated(mut section: Section<'_>) -> Result<Rate, Reported> {
     let per_second = section.required("per_second", "write the sustained calls per second", count);
     let burst = section.required("burst", "write how many calls may come at once", count);
     section.finish();

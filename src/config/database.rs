@@ -89,8 +89,26 @@ fn listen_url(section: &mut Section<'_>) -> Result<Option<SecretString>, Reporte
             "must be a URL such as \"postgres://USER:PASSWORD@HOST/DATABASE\"",
         ));
     }
+    encoded(section, secret.key, text)?;
     parameters(section, secret.key, text)?;
     Ok(Some(secret.value))
+}
+
+/// Refuses a password with characters that end the part of a URL that it is in: what follows them would be taken for
+/// the host or the database, and logged as such.
+fn encoded(section: &Section<'_>, key: &'static str, text: &str) -> Result<(), Reported> {
+    let authority = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let authority = authority.split(['/', '?']).next().unwrap_or_default();
+    let at_signs = text.matches('@').count();
+    let is_within = at_signs == authority.matches('@').count() && at_signs <= 1;
+    if is_within && !text.contains('#') {
+        return Ok(());
+    }
+    Err(section.problem(
+        key,
+        "must have at most one @, before the host, and no #; percent-encode what a user name or password has \
+         besides letters and digits (@ is %40, # is %23)",
+    ))
 }
 
 /// Refuses what the driver would pass over: a mistyped `sslmode` must not turn verification off.
@@ -130,6 +148,7 @@ fn url(section: &mut Section<'_>) -> Result<SecretString, Reported> {
         );
     }
     if !text.starts_with(SQLITE) {
+        encoded(section, secret.key, text)?;
         parameters(section, secret.key, text)?;
     }
     Ok(secret.value)

@@ -121,6 +121,9 @@ fn entry(
     let Some(bytes) = bytes.map(Zeroizing::new) else {
         return Err(("key", format!("must be the base64 of 32 bytes; {REMEDY}")));
     };
+    if bytes.iter().all(|byte| *byte == bytes[0]) {
+        return Err(("key", format!("is one byte 32 times, and so no secret; {REMEDY}")));
+    }
     if keys.iter().any(|earlier| earlier.id == id) {
         let wrong = format!("is {id:?} once more; give each key an id of its own");
         return Err(("id", wrong));
@@ -138,7 +141,9 @@ mod tests {
     use crate::config::testing;
 
     fn base64(byte: u8) -> String {
-        STANDARD.encode([byte; 32])
+        let mut bytes = [byte; 32];
+        bytes[31] = 0;
+        STANDARD.encode(bytes)
     }
 
     fn encryption(text: &str) -> Result<Encryption, String> {

@@ -56,9 +56,8 @@ fn all_problems_are_told_together() {
     assert_eq!(
         problems(WRONG, &[("TOKEN_BROKER__OPS__PORT", "9090")]),
         "\
-grpc.tls: is not supported by this version yet; remove it
+grpc.tls.key_file: is required; name the key of the certificate in PEM
 grpc.lisen: is unknown; did you mean listen?
-grpc.listen: must be a loopback address, or tokens would cross the network in the clear; write plaintext = \"allow\" where a mesh or a balancer does TLS in front
 http.listen: must be a string, not an integer
 http.public_url: must be an absolute https URL; http is allowed on loopback only
 ops.listen: must be an IP address and a port, such as \"127.0.0.1:8080\"
@@ -177,7 +176,7 @@ fn nothing_shows_a_secret() {
     let config =
         parse(&FULL.replace("token-broker.db", "canary.db"), &[]).expect("a configuration");
     let shown = format!("{config:?} {config:#?}");
-    for secret in ["canary", "AQEBAQ", "1, 1, 1"] {
+    for secret in ["canary", "XiNvYq", "1, 1, 1"] {
         assert!(!shown.contains(secret), "{secret} in {shown}");
     }
     let told = parse(WRONG, &[]).expect_err("problems");
@@ -266,7 +265,7 @@ proptest! {
 /// The example as an operator would fill it in.
 fn filled_example() -> String {
     include_str!("../../token-broker.example.toml")
-        .replace("<token-broker keys new>", "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=")
+        .replace("<token-broker keys new>", "XiNvYq6hXRB9QS0pK4sIr2GjAbt5tAa3YR0IUbpO7zQ=")
         .replace("<token-broker api-key new>", &"ab".repeat(32))
         .replace("<from the provider>", "client-id")
         .replace("<the https URL by which browsers reach it>", "https://broker.example.com")

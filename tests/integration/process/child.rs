@@ -101,6 +101,11 @@ impl Running {
         self.send(Signal::CONT);
     }
 
+    /// Sends a signal that leaves a core dump if they are on.
+    pub fn crash(&self) {
+        self.send(Signal::ABORT);
+    }
+
     fn send(&self, signal: Signal) {
         let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).expect("a process id");
         kill_process(pid, signal).expect("it runs");

@@ -2,6 +2,7 @@
 
 use libtest_mimic::Trial;
 use token_broker_client::proto;
+use tokio::process::Command;
 
 use super::child::{Running, Serving};
 use super::site::{CLIENT_SECRET, ENCRYPTION_KEY, Site, files, with_line};
@@ -16,6 +17,7 @@ pub fn trials() -> Vec<Trial> {
         trial("process::secrets::may_all_come_from_files", from_files),
         trial("process::secrets::a_missing_file_is_named", missing_file),
         trial("process::secrets::the_environment_wins_over_the_file", environment),
+        trial("process::secrets::no_core_dump_is_left", core_dump),
         trial("process::secrets::a_wrong_client_secret_is_told_without_it", wrong_secret),
     ]
 }
@@ -91,6 +93,28 @@ async fn environment() {
     let ended = Running::start(command).ended().await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.stderr.contains("is given beside client_secret; keep one of them"), "{ended:?}");
+}
+
+/// Also where the shell allows core files.
+async fn core_dump() {
+    let site = Site::new().await;
+    let command = site.command(&["serve"]);
+    let command = command.as_std();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "ulimit -c unlimited && exec \"$0\" \"$@\""]);
+    shell.arg(command.get_program()).args(command.get_args()).current_dir(site.folder.path());
+    shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let serving = Serving::start(shell).await;
+    site.granted(&serving, "u1").await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", serving.process.pid));
+    let limits = limits.expect("the process runs");
+    let core = limits.lines().find(|line| line.starts_with("Max core file size"));
+    let words: Vec<_> = core.expect("a limit").split_whitespace().collect();
+    assert_eq!(words[4..6], ["0", "0"], "{words:?}");
+    serving.process.crash();
+    assert_eq!(serving.process.ended().await.code, None, "it ends by the signal");
+    let left = files(site.folder.path());
+    assert!(!left.iter().any(|name| name.contains("core")), "{left:?}");
 }
 
 async fn wrong_secret() {

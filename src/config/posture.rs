@@ -1,0 +1,180 @@
+//! What a configuration allows that deserves a second look: it works, and is weaker than it could be. `check` prints it,
+//! and `serve` logs it once at its start.
+
+use std::net::IpAddr;
+
+use secrecy::ExposeSecret as _;
+use url::{Host, Url};
+
+use super::grpc::Plaintext;
+use super::problem::{Problem, Report};
+use super::{Config, Database};
+use crate::domain::bot::Confirmation;
+
+/// Finds what deserves a second look, in the order of the sections.
+pub(super) fn of(config: &Config, report: &Report) -> Vec<Problem> {
+    let mut found = report.take_notes();
+    let is_plain = config.grpc.tls.is_none();
+    if is_plain
+        && config.grpc.plaintext == Plaintext::Allow
+        && !is_loopback(config.grpc.listen.ip())
+    {
+        found.push(Problem::new(
+            "grpc.plaintext",
+            "API keys and tokens cross the network in clear text, unless a mesh or a load balancer does TLS in front",
+        ));
+    }
+    found.extend(unverified_tls(&config.database));
+    for provider in config.providers.iter().filter(|provider| provider.ignores_id_tokens) {
+        found.push(Problem::new(
+            format!("providers.{}.id_token", provider.name),
+            "ID tokens are not checked, so a reconnect by another account of the provider is not noticed",
+        ));
+    }
+    for bot in config.bots.iter().filter(|bot| bot.confirmation == Confirmation::None) {
+        found.push(Problem::new(
+            format!("bots.{}.confirmation", bot.name),
+            "without a code, whoever opens a forwarded link gives their account to the chat user who asked for it",
+        ));
+    }
+    found
+}
+
+fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
+}
+
+/// A connection over a network on which anyone could pose as the database.
+fn unverified_tls(database: &Database) -> Option<Problem> {
+    let url = Url::parse(database.url.expose_secret()).ok()?;
+    let is_local = match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => is_loopback(address.into()),
+        Some(Host::Ipv6(address)) => is_loopback(address.into()),
+        None => true,
+    };
+    let parameter = |names: [&str; 2]| {
+        url.query_pairs().find(|(name, _)| names.contains(&name.as_ref())).map(|(_, value)| value)
+    };
+    let mode = parameter(["sslmode", "ssl-mode"]);
+    let is_verified = mode.is_some_and(|mode| mode == "verify-full" || mode == "verify-ca");
+    let is_socket = url.query_pairs().any(|(name, value)| name == "host" && value.starts_with('/'));
+    if url.scheme() == "sqlite" || is_local || is_socket || is_verified {
+        return None;
+    }
+    Some(Problem::new(
+        "database.url",
+        "the server's certificate is not verified, so anyone on the way can pose as the database; \
+         add sslmode=verify-full, and sslrootcert if its CA is not the system's",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
+
+    use super::*;
+
+    const MINIMAL: &str = include_str!("../../tests/fixtures/config-minimal.toml");
+
+    fn parse(text: &str, folder: &Path, variables: &[(&str, &str)]) -> Result<Config, String> {
+        let variables = variables.iter().map(|&(name, value)| (name.to_owned(), value.to_owned()));
+        Config::parse(text, folder, variables).map_err(|problems| problems.to_string())
+    }
+
+    fn notes(variables: &[(&str, &str)]) -> Vec<String> {
+        let config = parse(MINIMAL, Path::new(""), variables).expect("a configuration");
+        config.posture.into_iter().map(|note| note.key).collect()
+    }
+
+    #[test]
+    fn each_weakness_is_noted() {
+        assert_eq!(notes(&[]), [""; 0]);
+        let url = "TOKEN_BROKER__DATABASE__URL";
+        for (variables, key) in [
+            (
+                &[
+                    ("TOKEN_BROKER__GRPC__PLAINTEXT", "allow"),
+                    ("TOKEN_BROKER__GRPC__LISTEN", "0.0.0.0:50051"),
+                ][..],
+                "grpc.plaintext",
+            ),
+            (&[(url, "postgres://u:p@db.example/broker")], "database.url"),
+            (&[(url, "postgres://u:p@10.0.0.1/broker?sslmode=require")], "database.url"),
+            (&[("TOKEN_BROKER__BOTS__HELPER__CONFIRMATION", "none")], "bots.helper.confirmation"),
+            (&[("TOKEN_BROKER__PROVIDERS__ACME__ID_TOKEN", "ignore")], "providers.acme.id_token"),
+        ] {
+            assert_eq!(notes(variables), [key], "{variables:?}");
+        }
+        for verified in [
+            "postgres://u:p@db.example/broker?sslmode=verify-full",
+            "postgres://u:p@localhost/broker",
+            "postgres://u:p@[::1]/broker",
+            "postgres:///broker?host=/run/postgresql",
+        ] {
+            assert_eq!(notes(&[(url, verified)]), [""; 0], "{verified}");
+        }
+    }
+
+    #[test]
+    fn files_of_secrets_belong_to_one_user() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("url");
+        std::fs::write(&file, "sqlite://token-broker.db").expect("a file");
+        let with_mode = |mode| {
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).expect("a mode");
+            let variables = [("TOKEN_BROKER__DATABASE__URL_FILE", "url")];
+            parse(MINIMAL, folder.path(), &variables).map(|config| config.posture)
+        };
+        assert_eq!(with_mode(0o640).expect("a configuration"), []);
+        let readable = with_mode(0o644).expect("a configuration");
+        assert_eq!(readable[0].key, "database.url_file");
+        assert!(readable[0].message.contains("every user can read"), "{readable:?}");
+        let wrong = with_mode(0o666).expect_err("a problem");
+        assert!(wrong.contains("which every user can write; run chmod 600"), "{wrong}");
+    }
+
+    #[test]
+    fn what_is_never_right_is_refused() {
+        let wrong = |text: &str| parse(text, Path::new(""), &[]).expect_err("a problem");
+        let with = |line: &str| format!("{MINIMAL}\n{line}");
+        let empty = hex::encode(crate::domain::bot::ApiKey::hash(""));
+        let other = "ab".repeat(32);
+        for (text, expected) in [
+            (
+                with(&format!("[bots.b]\nproviders = ['*']\napi_keys_sha256 = ['{empty}']")),
+                "api-key new",
+            ),
+            (
+                with(&format!(
+                    "[bots.b]\nproviders = ['*']\nnamespace = 'helper'\nconfirmation = 'none'\n\
+                     api_keys_sha256 = ['{other}']"
+                )),
+                "bots.helper.confirmation: differs from that of bots.b",
+            ),
+            (
+                with(
+                    "[providers.b]\nauthorization_endpoint = 'https://b.example/a'\n\
+                     token_endpoint = 'https://b.example/t'\nclient_id = 'x'\nclient_secret = 'y'\n\
+                     scopes = ['openid']",
+                ),
+                "providers.b.issuer: is required; write the issuer, whose ID tokens can be checked",
+            ),
+        ] {
+            let wrong = wrong(&text);
+            assert!(wrong.contains(expected), "{wrong}");
+        }
+        for url in [
+            "postgres://u:pa#ss@db.example/broker",
+            "postgres://u:pa@ss@db.example/broker",
+            "postgres://u:pa/ss@db.example/broker",
+            "postgres://u:pa?ss@db.example/broker",
+        ] {
+            let wrong = parse(MINIMAL, Path::new(""), &[("TOKEN_BROKER__DATABASE__URL", url)]);
+            let wrong = wrong.expect_err(url);
+            assert!(wrong.contains("percent-encode"), "{url}: {wrong}");
+            assert!(!wrong.contains("ss@"), "{url}: {wrong}");
+        }
+    }
+}
