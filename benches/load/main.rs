@@ -4,7 +4,8 @@
 //! ```text
 //! cargo bench --bench load                everything, about 15 minutes
 //! cargo bench --bench load -- guard       what CI checks: one caller, with wide margins
-//! cargo bench --bench load -- cached      one part: cached, database, calls, growth, outage, memory
+//! cargo bench --bench load -- cached      one part: cached, database, calls, growth, outage, memory,
+//!                                         strangers
 //! ```
 //!
 //! The load generator, the service and the database share the machine's cores, so only ratios say something.
@@ -17,6 +18,7 @@ mod parts;
 mod pgbench;
 mod place;
 mod servers;
+mod strangers;
 mod table;
 
 fn main() {

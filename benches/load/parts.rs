@@ -12,6 +12,7 @@ use crate::harness::postgres;
 use crate::pgbench;
 use crate::place::{API_KEY, ENCRYPTION_KEY, TOKEN_LIFETIME};
 use crate::servers::{self, Broker, Process, Provider};
+use crate::strangers::strangers;
 use crate::table::{Table, figure, line, median};
 
 const ROUNDS: usize = 5;
@@ -34,9 +35,11 @@ pub async fn run(part: Option<&str>) -> bool {
         Some("growth") => growth().await,
         Some("outage") => outage().await,
         Some("memory") => memory().await,
+        Some("strangers") => strangers().await,
         Some(other) => {
             line(&format!(
-                "unknown part {other:?}: guard, cached, database, calls, growth, outage, memory"
+                "unknown part {other:?}: guard, cached, database, calls, growth, outage, memory, \
+                 strangers"
             ));
             return false;
         }
@@ -47,12 +50,13 @@ pub async fn run(part: Option<&str>) -> bool {
             growth().await;
             outage().await;
             memory().await;
+            strangers().await;
         }
     }
     true
 }
 
-async fn seeded(broker: &Broker, provider: &Provider, users: usize, token_length: usize) {
+pub async fn seeded(broker: &Broker, provider: &Provider, users: usize, token_length: usize) {
     let provider = provider.provider.clone();
     let url = &broker.database_url;
     let mut seeder = Seeder::new(url, ENCRYPTION_KEY, provider, TOKEN_LIFETIME).await;
@@ -76,7 +80,7 @@ async fn measure(server: &Process, load: Load) -> (Outcome, f64) {
 }
 
 /// Reads every token once.
-async fn warm(address: SocketAddr, users: usize) -> proto::GetTokenResponse {
+pub async fn warm(address: SocketAddr, users: usize) -> proto::GetTokenResponse {
     let url = format!("http://{address}");
     let channel = Client::channel(url).expect("a URL").connect().await.expect("it listens");
     let key = ApiKey::new(API_KEY).expect("a key");

@@ -11,10 +11,12 @@ use token_broker::demo::provider::{DemoProvider, Settings};
 use token_broker::domain::provider::RevocationReach;
 
 pub const API_KEY: &str = "tbk_0000000000000000000000000000000000000000000";
+/// Of the bot `greedy`, which shares the grants of `helper`.
+pub const GREEDY_API_KEY: &str = "tbk_1111111111111111111111111111111111111111111";
 pub const ENCRYPTION_KEY: &[u8; 32] = b"a key of the benchmark, 32 bytes";
 pub const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
-/// A configuration of the bot `helper` and the provider `acme`.
+/// A configuration of the bots `helper` and `greedy`, and the provider `acme`.
 pub fn config(database_url: &str, issuer: &str, http: SocketAddr) -> String {
     format!(
         "database.url = {database_url:?}\n\
@@ -23,9 +25,11 @@ pub fn config(database_url: &str, issuer: &str, http: SocketAddr) -> String {
          http = {{ listen = \"{http}\", public_url = \"http://127.0.0.1\" }}\n\
          [providers.acme]\nissuer = {issuer:?}\nclient_id = \"token-broker\"\n\
          client_secret = \"a secret of the benchmark\"\nscopes = [\"profile\", \"email\"]\n\
-         [bots.helper]\napi_keys_sha256 = [\"{}\"]\nproviders = [\"acme\"]\n",
+         [bots.helper]\napi_keys_sha256 = [\"{}\"]\nproviders = [\"acme\"]\n\
+         [bots.greedy]\napi_keys_sha256 = [\"{}\"]\nproviders = [\"acme\"]\nnamespace = \"helper\"\n",
         BASE64_STANDARD.encode(ENCRYPTION_KEY),
         hex::encode(Sha256::digest(API_KEY)),
+        hex::encode(Sha256::digest(GREEDY_API_KEY)),
     )
 }
 

@@ -26,6 +26,9 @@ pub struct Process {
     child: Child,
     pid: u32,
     pub address: SocketAddr,
+    /// The redirect and the ops listener of the service. The bare one has none, and repeats its address.
+    pub http: SocketAddr,
+    pub ops: SocketAddr,
     /// From its start until it was ready.
     pub ready_after: Duration,
 }
@@ -37,6 +40,13 @@ impl Process {
 
     pub fn resident(&self) -> u64 {
         cpu::resident(self.pid)
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    pub async fn terminate(mut self) {
+        let pid = rustix::process::Pid::from_raw(self.pid.cast_signed()).expect("a process id");
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+        self.child.wait().await.expect("it ends");
     }
 
     pub async fn stop(mut self) {
@@ -58,7 +68,9 @@ pub async fn bare(response: &proto::GetTokenResponse) -> Process {
     let line: Option<String> =
         Lines::<BufReader<ChildStdout>>::next_line(&mut lines).await.expect("a line");
     let address = line.expect("its address").parse().expect("an address");
-    Process { pid: child.id().expect("a process id"), child, address, ready_after: began.elapsed() }
+    let ready_after = began.elapsed();
+    let pid = child.id().expect("a process id");
+    Process { pid, child, address, http: address, ops: address, ready_after }
 }
 
 pub async fn serve_bare(response: &str) {
@@ -115,12 +127,16 @@ impl Broker {
         command.args(["serve", "--config"]).arg(&file).envs(settings.iter().copied());
         let mut child = spawn_logging(command);
         let mut log = BufReader::new(child.stderr.take().expect("a pipe")).lines();
-        let address = field(&mut log, "serving", "grpc").await.parse().expect("an address");
-        field(&mut log, "storage answers", "message").await;
+        let serving = entry(&mut log, "serving").await;
+        let at =
+            |field: &str| serving[field].as_str().expect("a text").parse().expect("an address");
+        let (address, http, ops) = (at("grpc"), at("http"), at("ops"));
+        entry(&mut log, "storage answers").await;
         let ready_after = began.elapsed();
         // Read on, so that it never waits for a reader.
         tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
-        Process { pid: child.id().expect("a process id"), child, address, ready_after }
+        let pid = child.id().expect("a process id");
+        Process { pid, child, address, http, ops, ready_after }
     }
 }
 
@@ -133,13 +149,13 @@ fn spawn_logging(mut command: Command) -> Child {
     spawn(command)
 }
 
-/// Waits for a line of the log with this message, and gives one of its fields.
-async fn field(log: &mut Lines<BufReader<ChildStderr>>, message: &str, field: &str) -> String {
+/// Waits for a line of the log with this message.
+async fn entry(log: &mut Lines<BufReader<ChildStderr>>, message: &str) -> serde_json::Value {
     let mut seen = String::new();
     while let Some(line) = log.next_line().await.expect("a line") {
         let entry: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
         if entry["message"] == message {
-            return entry[field].as_str().expect("a text").to_owned();
+            return entry;
         }
         seen.push_str(&line);
     }

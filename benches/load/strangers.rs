@@ -1,0 +1,248 @@
+//! What others feel while strangers and one bot do their worst: slow sockets, unfinished messages, a flood of redirects
+//! of one link, and one bot whose calls wait for a provider that does not answer.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::future::join_all;
+use sea_orm::{ConnectionTrait, Database, Statement};
+use token_broker::listener::raise_limit;
+use token_broker_client::{ApiKey, Client, proto};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use crate::callers::{self, Call, Load, Outcome};
+use crate::parts::{seeded, warm};
+use crate::place::{API_KEY, GREEDY_API_KEY};
+use crate::servers::{Broker, Process, Provider};
+use crate::table::{Table, figure};
+
+const USERS: usize = 2000;
+const SLOW_SOCKETS: usize = 5000;
+const MESSAGES: usize = 2000;
+const MESSAGES_PER_CONNECTION: usize = 100;
+const REDIRECTS: u64 = 100_000;
+/// How many clients send redirects at once.
+const REDIRECTING: usize = 8;
+/// When a stranger opens a connection again that was closed.
+const AGAIN: Duration = Duration::from_secs(10);
+const DURATION: Duration = Duration::from_secs(20);
+const MIB: f64 = 1024.0 * 1024.0;
+
+/// Measures a quiet service, and the same one under attack.
+pub async fn strangers() {
+    raise_limit();
+    // Fails if a provider is installed already, which then serves.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let provider = Provider::start().await;
+    let broker = Broker::on_sqlite(&provider);
+    seeded(&broker, &provider, USERS, 0).await;
+
+    let server = broker.start(&[]).await;
+    warm(server.address, USERS).await;
+    let quiet = figures(&server).await;
+    let quiet_end = end(server).await;
+    let before = attempts(&broker.database_url).await;
+
+    let server = broker.start(&[]).await;
+    warm(server.address, USERS).await;
+    let hanging = provider.provider.pause_token_endpoint();
+    let mut attack = JoinSet::new();
+    let redirects = Arc::new(AtomicU64::new(0));
+    begin(&server, &mut attack, &redirects).await;
+    // Until every stranger has begun.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let attacked = figures(&server).await;
+    while redirects.load(Ordering::Relaxed) < REDIRECTS {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    drop(hanging);
+    let attacked_end = end(server).await;
+    attack.shutdown().await;
+
+    let table =
+        Table::new("Strangers and a greedy bot, on SQLite", &["figure", "quiet", "attacked"]);
+    for (name, of) in [
+        ("GetToken of another bot at 500 calls/s: p50, µs", (|f| f.tokens.percentile(50.0)) as Get),
+        ("p99, µs", |f| f.tokens.percentile(99.0)),
+        ("failed calls", |f| f.tokens.failed as f64),
+        ("/livez on a new connection: p99, ms", |f| f.livez_p99),
+        ("resident memory at most, MiB", |f| f.resident),
+    ] {
+        table.row(&[name.to_owned(), figure(of(&quiet)), figure(of(&attacked))]);
+    }
+    table.row(&["SIGTERM to the end, s".to_owned(), figure(quiet_end), figure(attacked_end)]);
+    let sent = redirects.load(Ordering::Relaxed).to_string();
+    table.row(&["redirects of one link".to_owned(), "0".to_owned(), sent]);
+    let rows = attempts(&broker.database_url).await - before;
+    table.row(&["rows that they wrote".to_owned(), "0".to_owned(), rows.to_string()]);
+}
+
+type Get = fn(&Figures) -> f64;
+
+struct Figures {
+    tokens: Outcome,
+    /// In milliseconds.
+    livez_p99: f64,
+    /// In MiB.
+    resident: f64,
+}
+
+async fn figures(server: &Process) -> Figures {
+    let load = Load {
+        call: Call::GetToken,
+        callers: 8,
+        users: USERS,
+        rate: Some(500.0),
+        duration: DURATION,
+    };
+    let watching = async {
+        let (mut took, mut resident) = (Vec::new(), 0);
+        let ends = Instant::now() + DURATION;
+        while Instant::now() < ends {
+            let began = Instant::now();
+            livez(server.ops).await;
+            took.push(began.elapsed().as_secs_f64() * 1000.0);
+            resident = resident.max(server.resident());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        took.sort_by(f64::total_cmp);
+        (took[took.len() * 99 / 100], resident as f64 / MIB)
+    };
+    let servers = [server.address];
+    let (tokens, (livez_p99, resident)) =
+        tokio::join!(callers::run(&servers, API_KEY, load), watching);
+    Figures { tokens, livez_p99, resident }
+}
+
+async fn livez(ops: SocketAddr) {
+    let mut stream = TcpStream::connect(ops).await.expect("it listens");
+    let request = b"GET /livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    stream.write_all(request).await.expect("it reads");
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.expect("it answers");
+    assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+}
+
+/// The seconds from SIGTERM to the end.
+async fn end(server: Process) -> f64 {
+    let began = Instant::now();
+    server.terminate().await;
+    began.elapsed().as_secs_f64()
+}
+
+async fn begin(server: &Process, attack: &mut JoinSet<()>, redirects: &Arc<AtomicU64>) {
+    for _ in 0..SLOW_SOCKETS {
+        attack.spawn(slow_socket(server.http));
+    }
+    for _ in 0..MESSAGES / MESSAGES_PER_CONNECTION {
+        attack.spawn(unfinished_messages(server.address));
+    }
+    let callback = callback(server).await;
+    for _ in 0..REDIRECTING {
+        attack.spawn(redirect(server.http, callback.clone(), Arc::clone(redirects)));
+    }
+    let key = ApiKey::new(GREEDY_API_KEY).expect("a key");
+    let url = format!("http://{}", server.address);
+    let channel = Client::channel(url).expect("a URL").connect().await.expect("it listens");
+    for user in 0..USERS {
+        let mut client = Client::new(channel.clone(), key.clone());
+        attack.spawn(async move {
+            let key = proto::GrantKey {
+                provider: "acme".to_owned(),
+                subject: format!("u{user}"),
+                account: String::new(),
+            };
+            loop {
+                let request =
+                    proto::RefreshRequest { key: Some(key.clone()), ..Default::default() };
+                drop(client.refresh(request).await);
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+    }
+}
+
+async fn slow_socket(http: SocketAddr) {
+    loop {
+        if let Ok(mut stream) = TcpStream::connect(http).await {
+            drop(stream.write_all(b"GET /oauth2/start/x HTTP/1.1\r\nHost: a\r\nX-Slow: ").await);
+            drop(stream.read_to_end(&mut Vec::new()).await);
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+async fn unfinished_messages(grpc: SocketAddr) {
+    loop {
+        if let Ok(stream) = TcpStream::connect(grpc).await
+            && let Ok((requests, connection)) = h2::client::handshake(stream).await
+        {
+            let connection = tokio::spawn(connection);
+            let calls = (0..MESSAGES_PER_CONNECTION).map(|_| {
+                let requests = requests.clone();
+                async move {
+                    let request = http::Request::post(
+                        "http://broker/tokenbroker.v1.TokenBrokerService/GetToken",
+                    )
+                    .header("content-type", "application/grpc")
+                    .body(())
+                    .expect("a request");
+                    let mut requests = requests.ready().await.ok()?;
+                    let (response, mut message) = requests.send_request(request, false).ok()?;
+                    let bytes = Bytes::from_static(&[0; 16 * 1024]);
+                    drop(message.send_data(bytes, false));
+                    response.await.ok()
+                }
+            });
+            join_all(calls).await;
+            connection.abort();
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// The address that a provider would send the browser back to, as anyone gets it who opens the link.
+async fn callback(server: &Process) -> String {
+    let url = format!("http://{}", server.address);
+    let channel = Client::channel(url).expect("a URL").connect().await.expect("it listens");
+    let mut client = Client::new(channel, ApiKey::new(API_KEY).expect("a key"));
+    let key =
+        proto::GrantKey { provider: "acme".into(), subject: "new".into(), account: "".into() };
+    let request = proto::AuthorizeRequest { key: Some(key), ..Default::default() };
+    let link = client.authorize(request).await.expect("a link").into_inner().authorization_url;
+    link.split_once("/oauth2/").expect("a path").1.to_owned()
+}
+
+/// Opens the link and comes back without its cookie, again and again.
+async fn redirect(http: SocketAddr, link: String, count: Arc<AtomicU64>) {
+    let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+    let client = client.no_proxy().build().expect("a client");
+    loop {
+        let Ok(response) = client.get(format!("http://{http}/oauth2/{link}")).send().await else {
+            continue;
+        };
+        let location = response.headers().get("location").and_then(|url| url.to_str().ok());
+        let state = location.and_then(|url| url.split_once("&state=")).map(|(_, rest)| rest);
+        let state = state.and_then(|rest| rest.split('&').next()).unwrap_or_default();
+        let back = format!("http://{http}/oauth2/callback/acme?code=x&state={state}");
+        // The start is the stranger's own work; a state can be used any number of times.
+        for _ in 0..10 {
+            if client.get(&back).send().await.is_ok() {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+async fn attempts(url: &str) -> i64 {
+    let database = Database::connect(url).await.expect("the database");
+    let count = "SELECT count(*) AS rows FROM authorization_attempts";
+    let count = Statement::from_string(database.get_database_backend(), count);
+    let row = database.query_one_raw(count).await.expect("a statement").expect("a row");
+    row.try_get("", "rows").expect("a number")
+}
