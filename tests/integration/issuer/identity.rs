@@ -75,6 +75,7 @@ async fn without_id_tokens() {
     let mut provider = issuer.provider();
     let at = |path: &str| Some(format!("{}/{path}", issuer.url()).parse().expect("a URL"));
     provider.issuer = None;
+    provider.ignores_id_tokens = true;
     provider.endpoints.authorization = at("authorize");
     provider.endpoints.token = at("token");
     provider.endpoints.userinfo = at("userinfo");
