@@ -120,8 +120,10 @@ pub fn run() -> ExitCode {
 
 async fn execute(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Demo(arguments) => demo::run(arguments, stop_signals()?).await,
-        Command::Serve(config) => serve::run(&load(&config.config)?, stop_signals()?).await,
+        Command::Demo(arguments) => demo::run(arguments, stop_signals(Hangup::Ends)?).await,
+        Command::Serve(config) => {
+            serve::run(&load(&config.config)?, stop_signals(Hangup::Refused)?).await
+        }
         Command::Check(config) => check::run(&config.config).await,
         Command::Migrate { config, status } => migrate::run(&load(&config.config)?, status).await,
         Command::Keys { command: KeysCommand::New { id, line } } => keys::new(id, line),
@@ -205,9 +207,17 @@ pub async fn open(config: &Config) -> anyhow::Result<Storage> {
         .map_err(|error| anyhow::anyhow!("cannot open the database: {error}"))
 }
 
-/// Ends with SIGTERM, SIGINT, or SIGHUP (a terminal that was closed). A second one ends the process
-/// at once.
-fn stop_signals() -> std::io::Result<CancellationToken> {
+/// The effect of SIGHUP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hangup {
+    /// The terminal was closed, which ends an interactive program.
+    Ends,
+    /// Service managers send it to have a configuration read again, which the log refuses.
+    Refused,
+}
+
+/// Ends with SIGTERM or SIGINT, and with SIGHUP as `hangup_effect` says. A second one ends the process at once.
+fn stop_signals(hangup_effect: Hangup) -> std::io::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
 
     let mut terminate = signal(SignalKind::terminate())?;
@@ -220,7 +230,15 @@ fn stop_signals() -> std::io::Result<CancellationToken> {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
-                _ = hangup.recv() => {}
+                _ = hangup.recv() => {
+                    if hangup_effect == Hangup::Refused {
+                        tracing::warn!(
+                            "SIGHUP is ignored: restart to apply a changed configuration; \
+                             certificates are read again by themselves"
+                        );
+                        continue;
+                    }
+                }
             }
             if stopping.is_cancelled() {
                 tracing::error!("stopped at once by a second signal");

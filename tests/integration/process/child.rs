@@ -101,6 +101,11 @@ impl Running {
         self.send(Signal::CONT);
     }
 
+    /// Sends SIGHUP.
+    pub fn hang_up(&self) {
+        self.send(Signal::HUP);
+    }
+
     /// Sends a signal that leaves a core dump if they are on.
     pub fn crash(&self) {
         self.send(Signal::ABORT);

@@ -20,6 +20,7 @@ pub fn trials() -> Vec<Trial> {
         trial("process::life::sigterm_lets_calls_under_way_end_and_exits_0", drained),
         trial("process::life::a_redirect_under_way_at_sigterm_is_stored", exchange_drained),
         trial("process::life::a_second_sigterm_ends_the_process_at_once", impatient),
+        trial("process::life::sighup_does_not_end_it", hung_up),
         trial("process::life::health_and_readiness_follow_storage", healthy),
     ]
 }
@@ -128,6 +129,16 @@ async fn life(end: End) {
     assert_eq!((ledger.refreshes, ledger.reuse_detections), (1, 0));
     assert_eq!((ledger.token_calls, ledger.tokens_issued), (2, 2));
     assert_eq!((ledger.living_access_tokens, ledger.living_refresh_tokens), (0, 0));
+}
+
+async fn hung_up() {
+    let site = Site::new().await;
+    let mut serving = site.serve().await;
+    serving.process.hang_up();
+    let refused = "SIGHUP is ignored: restart to apply a changed configuration; certificates are read again by themselves";
+    serving.process.stderr.logged(refused).await;
+    site.granted(&serving, "u1").await;
+    assert_eq!(serving.terminate().await.code, Some(0));
 }
 
 async fn drained() {
