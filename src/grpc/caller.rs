@@ -16,6 +16,9 @@ use super::call::{METHODS, Method};
 use super::error::CallError;
 use crate::domain::bot::{ApiKey, Bot};
 
+/// How many calls of one bot use the database at once.
+const WORK: usize = 64;
+
 /// The reason of a call that succeeded, in metrics.
 const OK: &str = "OK";
 
@@ -34,6 +37,9 @@ pub(super) struct BotCaller {
     pub(super) reading: Arc<Semaphore>,
     /// Places of calls under way.
     pub(super) calls: Arc<Semaphore>,
+    /// Shares of the work: calls that use the database, and do not just wait for a refresh. Others queue for one, so
+    /// that the database's connections are not taken by one bot.
+    pub(super) work: Arc<Semaphore>,
     /// Places of streams. They last long, and must not keep calls out.
     pub(super) streams: Arc<Semaphore>,
     counts: BotCounts,
@@ -112,6 +118,7 @@ impl Callers {
                 rate,
                 reading: semaphore(),
                 calls: semaphore(),
+                work: Arc::new(Semaphore::new(WORK)),
                 streams: semaphore(),
                 counts: BotCounts::default(),
             });

@@ -119,11 +119,17 @@ impl Service {
                     let run: BoxFuture<'static, _> =
                         Box::pin(run(Arc::clone(&self.broker), Arc::clone(&caller.bot)));
                     let gone = CancellationToken::new();
-                    let run = with_caller(gone.clone(), async move {
-                        let ended = run.await;
+                    let (is_gone, work) = (gone.clone(), Arc::clone(&caller.work));
+                    let run = async move {
+                        let share = tokio::select! {
+                            share = work.acquire_owned() => share.ok(),
+                            () = is_gone.cancelled() => None,
+                        };
+                        let share = share.ok_or(CallError::Broker(BrokerError::Overloaded))?;
+                        let ended = with_caller(is_gone, share, run).await;
                         drop(place);
                         ended
-                    });
+                    };
                     let _waits = gone.drop_guard();
                     let ended = self.broker.detached(run).await;
                     ended.unwrap_or_else(|crash| Err(CallError::Broker(crash)))

@@ -53,6 +53,7 @@ impl Flights {
         let joined = async {
             loop {
                 let (landing, mine) = self.board(broker, grant, held.now);
+                caller::waits();
                 let outcome = landed(landing).await;
                 if mine {
                     return outcome;
