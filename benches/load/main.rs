@@ -5,7 +5,7 @@
 //! cargo bench --bench load                everything, about 15 minutes
 //! cargo bench --bench load -- guard       what CI checks: one caller, with wide margins
 //! cargo bench --bench load -- cached      one part: cached, database, calls, growth, outage, memory,
-//!                                         strangers
+//!                                         strangers, sweep
 //! ```
 //!
 //! The load generator, the service and the database share the machine's cores, so only ratios say something.

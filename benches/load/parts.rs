@@ -12,7 +12,7 @@ use crate::harness::postgres;
 use crate::pgbench;
 use crate::place::{API_KEY, ENCRYPTION_KEY, TOKEN_LIFETIME};
 use crate::servers::{self, Broker, Process, Provider};
-use crate::strangers::strangers;
+use crate::strangers::{strangers, sweep};
 use crate::table::{Table, figure, line, median};
 
 const ROUNDS: usize = 5;
@@ -36,10 +36,11 @@ pub async fn run(part: Option<&str>) -> bool {
         Some("outage") => outage().await,
         Some("memory") => memory().await,
         Some("strangers") => strangers().await,
+        Some("sweep") => sweep().await,
         Some(other) => {
             line(&format!(
                 "unknown part {other:?}: guard, cached, database, calls, growth, outage, memory, \
-                 strangers"
+                 strangers, sweep"
             ));
             return false;
         }
@@ -51,6 +52,7 @@ pub async fn run(part: Option<&str>) -> bool {
             outage().await;
             memory().await;
             strangers().await;
+            sweep().await;
         }
     }
     true

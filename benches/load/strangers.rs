@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::join_all;
-use sea_orm::{ConnectionTrait, Database, Statement};
+use sea_orm::{ConnectionTrait, Database, DbBackend, Statement};
 use token_broker::listener::raise_limit;
 use token_broker_client::{ApiKey, Client, proto};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,10 +16,11 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::callers::{self, Call, Load, Outcome};
+use crate::harness::postgres;
 use crate::parts::{seeded, warm};
 use crate::place::{API_KEY, GREEDY_API_KEY};
 use crate::servers::{Broker, Process, Provider};
-use crate::table::{Table, figure};
+use crate::table::{Table, figure, line};
 
 const USERS: usize = 2000;
 const SLOW_SOCKETS: usize = 5000;
@@ -245,4 +246,80 @@ async fn attempts(url: &str) -> i64 {
     let count = Statement::from_string(database.get_database_backend(), count);
     let row = database.query_one_raw(count).await.expect("a statement").expect("a row");
     row.try_get("", "rows").expect("a number")
+}
+
+/// Measures Refresh while the sweep deletes the redirects of one authorization, as versions without a limit left them.
+pub async fn sweep() {
+    const ATTEMPTS: u64 = 10_000_000;
+
+    let count = std::env::var("TOKEN_BROKER_BENCH_ATTEMPTS").ok();
+    let count = count.map_or(ATTEMPTS, |count| count.parse().expect("a number"));
+    let provider = Provider::start().await;
+    let mut brokers = vec![("SQLite", Broker::on_sqlite(&provider))];
+    let server = postgres::binaries().map(|_| postgres::Server::prepared());
+    match &server {
+        Some(server) => {
+            server.start();
+            brokers.push(("PostgreSQL", Broker::on(server.new_database().await, &provider)));
+        }
+        None => line("skipped: the sweep on PostgreSQL, which is not here"),
+    }
+    let columns = ["database", "quiet p99, µs", "swept p99, µs", "failed", "deleted in, s"];
+    let table = Table::new(&format!("Refresh while {count} redirects are swept"), &columns);
+    for (name, broker) in brokers {
+        seeded(&broker, &provider, USERS, 0).await;
+        let server = broker.start(&[]).await;
+        let quiet = refreshes(&server, DURATION).await;
+        server.terminate().await;
+        fill(&broker.database_url, count).await;
+        let server = broker.start(&[]).await;
+        let began = Instant::now();
+        let gone = async {
+            // The ones of the seed stay.
+            while attempts(&broker.database_url).await > USERS as i64 {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            began.elapsed().as_secs_f64()
+        };
+        let (swept, gone) = tokio::join!(refreshes(&server, 2 * DURATION), gone);
+        table.row(&[
+            name.to_owned(),
+            figure(quiet.percentile(99.0)),
+            figure(swept.percentile(99.0)),
+            (quiet.failed + swept.failed).to_string(),
+            figure(gone),
+        ]);
+        server.terminate().await;
+    }
+}
+
+async fn refreshes(server: &Process, duration: Duration) -> Outcome {
+    let load = Load { call: Call::Refresh, callers: 8, users: USERS, rate: Some(50.0), duration };
+    callers::run(&[server.address], API_KEY, load).await
+}
+
+/// Gives one authorization that is to be deleted so many redirects.
+async fn fill(url: &str, count: u64) {
+    let database = Database::connect(url).await.expect("the database");
+    let (numbers, salt) = match database.get_database_backend() {
+        DbBackend::Sqlite => (
+            format!(
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT {count})"
+            ),
+            "randomblob(8), 0 FROM n",
+        ),
+        _ => (
+            format!("WITH n AS (SELECT i FROM generate_series(1, {count}) AS i)"),
+            "decode(lpad(to_hex(i), 16, '0'), 'hex'), 0 FROM n",
+        ),
+    };
+    let one = "(SELECT id FROM authorizations ORDER BY id LIMIT 1)";
+    for statement in [
+        format!("UPDATE authorizations SET expires_at = 0 WHERE id = {one}"),
+        format!(
+            "{numbers} INSERT INTO authorization_attempts (authorization_id, salt, used_at) SELECT {one}, {salt}"
+        ),
+    ] {
+        database.execute_unprepared(&statement).await.expect("a statement");
+    }
 }
