@@ -2,6 +2,7 @@
 
 mod exchange;
 mod identify;
+mod landing;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,13 +11,14 @@ use secrecy::SecretString;
 use tokio::sync::SemaphorePermit;
 use url::Url;
 
+use self::landing::landing_of_final;
+pub use self::landing::{Landing, Problem};
 use super::authorize::under;
 use super::link::{Attempt, BrowserSecret, Start};
 use super::{Broker, BrokerError};
 use crate::crypto::sealed::length_prefixed;
 use crate::domain::authorization::{Failure, State};
 use crate::domain::bot::Confirmation;
-use crate::domain::grant::Subject;
 use crate::domain::id::Id;
 use crate::domain::name::Name;
 use crate::domain::provider::{OPENID, Provider, Server};
@@ -57,99 +59,6 @@ pub struct Redirect {
     /// Whether a parameter is there twice, which RFC 6749 section 3.1 forbids, or is longer than
     /// any that means well.
     pub malformed: bool,
-}
-
-/// What the browser is to be shown.
-#[derive(Debug, Clone)]
-pub enum Landing {
-    /// The code that is to be typed into the chat.
-    Confirm {
-        /// 8 digits.
-        code: String,
-        /// Which bot asked.
-        bot: Name,
-        /// For which chat user.
-        subject: Subject,
-        /// Where, for people.
-        provider: String,
-        /// How long the code works from now.
-        ttl: Duration,
-        /// Where to go next.
-        return_url: Option<String>,
-    },
-    /// All is done.
-    Authorized {
-        /// Where, for people.
-        provider: String,
-        /// Where to go next.
-        return_url: Option<String>,
-    },
-    /// The user refused.
-    Denied {
-        /// Where, for people.
-        provider: String,
-        /// Where to go next.
-        return_url: Option<String>,
-    },
-    /// It did not work.
-    Problem(Problem),
-}
-
-/// Why it did not work.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Problem {
-    /// The link names no authorization.
-    UnknownLink,
-    /// The link is too old, or its authorization has ended.
-    EndedLink,
-    /// The redirect is not one that this broker began.
-    UnknownRedirect,
-    /// The redirect comes from another browser than the start, or its cookie is gone.
-    OtherBrowser {
-        /// The link to start again, where that still works.
-        start: Option<Url>,
-    },
-    /// The redirect was used before.
-    UsedRedirect {
-        /// The link to start again, where that still works.
-        start: Option<Url>,
-    },
-    /// The redirect lacks something, repeats something, or comes from another issuer.
-    WrongRedirect {
-        /// The link to start again, where that still works.
-        start: Option<Url>,
-    },
-    /// The provider refused the code; the user may try again.
-    RefusedCode {
-        /// The link to start again, where that still works.
-        start: Option<Url>,
-    },
-    /// The provider is at fault.
-    ProviderFailed {
-        /// Where, for people.
-        provider: String,
-        /// The error code.
-        error: String,
-    },
-    /// The provider cannot be asked now; the same page may work later.
-    ProviderAway {
-        /// Where, for people.
-        provider: String,
-    },
-    /// What the configuration says of the provider does not fit.
-    Misconfigured {
-        /// Where, for people.
-        provider: String,
-    },
-    /// The authorization failed.
-    Failed {
-        /// A sentence for the user.
-        description: String,
-    },
-    /// The broker is at fault, for now.
-    Unavailable,
-    /// The database is known to be away.
-    Outage,
 }
 
 /// What is left to do for a redirect that is not exchanged.
@@ -456,24 +365,4 @@ fn unavailable(error: BrokerError) -> Problem {
     }
     error.log_storage();
     Problem::Unavailable
-}
-
-fn landing_of_final(seen: &Seen, provider: &Provider) -> Landing {
-    let name = provider.display_name.clone();
-    let return_url = seen.authorization.options.return_url.clone();
-    match seen.state() {
-        State::Authorized => Landing::Authorized { provider: name, return_url },
-        State::Denied(_) => Landing::Denied { provider: name, return_url },
-        State::Failed(failure) if failure.is_own() => {
-            Landing::Problem(Problem::Failed { description: failure.description })
-        }
-        // Only the operator can help.
-        State::Failed(failure) if OAuthError::new(&failure.error).refuses_client() => {
-            Landing::Problem(Problem::Misconfigured { provider: name })
-        }
-        State::Failed(failure) => {
-            Landing::Problem(Problem::ProviderFailed { provider: name, error: failure.error })
-        }
-        _ => Landing::Problem(Problem::EndedLink),
-    }
 }

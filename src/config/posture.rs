@@ -34,7 +34,7 @@ pub(super) fn of(config: &Config, report: &Report) -> Vec<Problem> {
     for bot in config.bots.iter().filter(|bot| bot.confirmation == Confirmation::None) {
         found.push(Problem::new(
             format!("bots.{}.confirmation", bot.name),
-            "without a code, whoever opens a forwarded link gives their account to the chat user who asked for it",
+            "without a code, a person who opens a forwarded link gives their account to the chat user who asked for it",
         ));
     }
     found

@@ -11,13 +11,13 @@ use governor::{Quota, RateLimiter};
 use super::connections::network;
 use crate::domain::bot::Rate;
 
-/// Peers are sorted into so many groups that share a limit, so that the memory is bounded whatever addresses come.
+/// Peers are sorted into so many groups that share a limit, so that the memory is bounded for any addresses.
 const GROUPS: u64 = 4096;
 
 /// A limit on the requests of each peer.
 pub(super) struct PeerRate {
     limits: RateLimiter<u64, HashMapStateStore<u64>, DefaultClock>,
-    /// Seeded, so that nobody can choose whom to share a group with.
+    /// Seeded, so that peers cannot choose their group.
     hasher: RandomState,
 }
 

@@ -1,0 +1,126 @@
+//! The pages at which a browser arrives.
+
+use std::time::Duration;
+
+use url::Url;
+
+use crate::domain::authorization::State;
+use crate::domain::grant::Subject;
+use crate::domain::name::Name;
+use crate::domain::provider::Provider;
+use crate::provider::OAuthError;
+use crate::storage::Seen;
+
+/// What the browser is to be shown.
+#[derive(Debug, Clone)]
+pub enum Landing {
+    /// The code that is to be typed into the chat.
+    Confirm {
+        /// 8 digits.
+        code: String,
+        /// Which bot asked.
+        bot: Name,
+        /// For which chat user.
+        subject: Subject,
+        /// Where, for people.
+        provider: String,
+        /// How long the code works from now.
+        ttl: Duration,
+        /// Where to go next.
+        return_url: Option<String>,
+    },
+    /// All is done.
+    Authorized {
+        /// Where, for people.
+        provider: String,
+        /// Where to go next.
+        return_url: Option<String>,
+    },
+    /// The user refused.
+    Denied {
+        /// Where, for people.
+        provider: String,
+        /// Where to go next.
+        return_url: Option<String>,
+    },
+    /// It did not work.
+    Problem(Problem),
+}
+
+/// Why it did not work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Problem {
+    /// The link names no authorization.
+    UnknownLink,
+    /// The link is too old, or its authorization has ended.
+    EndedLink,
+    /// The redirect is not one that this broker began.
+    UnknownRedirect,
+    /// The redirect comes from another browser than the start, or its cookie is gone.
+    OtherBrowser {
+        /// The link to start again, where that still works.
+        start: Option<Url>,
+    },
+    /// The redirect was used before.
+    UsedRedirect {
+        /// The link to start again, where that still works.
+        start: Option<Url>,
+    },
+    /// The redirect lacks something, repeats something, or comes from another issuer.
+    WrongRedirect {
+        /// The link to start again, where that still works.
+        start: Option<Url>,
+    },
+    /// The provider refused the code; the user may try again.
+    RefusedCode {
+        /// The link to start again, where that still works.
+        start: Option<Url>,
+    },
+    /// The provider is at fault.
+    ProviderFailed {
+        /// Where, for people.
+        provider: String,
+        /// The error code.
+        error: String,
+    },
+    /// The provider cannot be asked now; the same page may work later.
+    ProviderAway {
+        /// Where, for people.
+        provider: String,
+    },
+    /// What the configuration says of the provider does not fit.
+    Misconfigured {
+        /// Where, for people.
+        provider: String,
+    },
+    /// The authorization failed.
+    Failed {
+        /// A sentence for the user.
+        description: String,
+    },
+    /// The broker is at fault, for now.
+    Unavailable,
+    /// The database is known to be away.
+    Outage,
+}
+
+/// The page of an authorization in its final state.
+pub(super) fn landing_of_final(seen: &Seen, provider: &Provider) -> Landing {
+    let name = provider.display_name.clone();
+    let return_url = seen.authorization.options.return_url.clone();
+    match seen.state() {
+        State::Authorized => Landing::Authorized { provider: name, return_url },
+        State::Denied(_) => Landing::Denied { provider: name, return_url },
+        State::Failed(failure) if failure.is_own() => {
+            Landing::Problem(Problem::Failed { description: failure.description })
+        }
+        // Only the operator can help.
+        State::Failed(failure) if OAuthError::new(&failure.error).refuses_client() => {
+            Landing::Problem(Problem::Misconfigured { provider: name })
+        }
+        State::Failed(failure) => {
+            Landing::Problem(Problem::ProviderFailed { provider: name, error: failure.error })
+        }
+        _ => Landing::Problem(Problem::EndedLink),
+    }
+}
