@@ -76,7 +76,7 @@ pub struct Config {
     pub bots: Vec<Bot>,
     /// What the service tells about itself.
     pub telemetry: Telemetry,
-    /// What is allowed, and deserves a second look.
+    /// Valid but weak settings.
     pub posture: Vec<Problem>,
 }
 

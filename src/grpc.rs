@@ -39,8 +39,9 @@ const CONTRACT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/contract.bin")
 /// The largest request that is read, in bytes.
 const MAX_REQUEST: usize = 64 * 1024;
 
-/// The most calls of health at once, streams included, and of each version of reflection.
-const MAX_HEALTH: usize = 128;
+/// The most calls of health at once, and as many streams; the most of each version of reflection. One peer has at most
+/// 64 connections without a credential, with 4 such calls each.
+const MAX_HEALTH: usize = 512;
 const MAX_REFLECTION: usize = 16;
 
 /// The largest request to health and reflection, in bytes.

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::Stream;
+use rustix::net::sockopt::set_tcp_user_timeout;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -31,6 +32,9 @@ use self::connections::Connections;
 
 /// How many connections wait for the gRPC server to take them.
 const READY: usize = 16;
+
+/// How long a peer may leave what was sent to it unread, in milliseconds. Then the system ends the connection.
+const WRITE_TIMEOUT_MS: u32 = 30_000;
 
 /// How long the listener waits after the system could not accept a connection.
 const BACK_OFF: Duration = Duration::from_millis(100);
@@ -111,6 +115,9 @@ impl Listener {
                     // Nagle's algorithm and the peer's delayed ACK add 40 ms to a response.
                     if let Err(error) = stream.set_nodelay(true) {
                         tracing::debug!(%error, "cannot set TCP_NODELAY");
+                    }
+                    if let Err(error) = set_tcp_user_timeout(&stream, WRITE_TIMEOUT_MS) {
+                        tracing::debug!(%error, "cannot set TCP_USER_TIMEOUT");
                     }
                     if let Some(place) = self.connections.admit(peer) {
                         return (stream, place);

@@ -121,7 +121,7 @@ impl Broker {
         if !beyond.is_empty() {
             return Err(BrokerError::ScopeNotAllowed { scopes: beyond });
         }
-        // A link that can only end at an error page helps nobody.
+        // With unusable metadata the link would end at an error page.
         self.providers.check_metadata(provider).await.map_err(|_wrong| {
             let error = OAuthError::new(INVALID_RESPONSE);
             BrokerError::ProviderMisconfigured { provider: provider.name.clone(), error }

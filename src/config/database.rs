@@ -7,7 +7,7 @@ use ::url::Url;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::problem::Reported;
-use super::section::Section;
+use super::section::{Section, nearest};
 use super::value::{boolean, count, duration};
 
 /// What a database is told by.
@@ -128,8 +128,12 @@ fn parameters(section: &Section<'_>, key: &'static str, text: &str) -> Result<()
         ));
     }
     found.map_or(Ok(()), |name| {
-        let known = PARAMETERS.join(", ");
-        Err(section.problem(key, format!("has an unknown parameter {name:?}; known are {known}")))
+        // Not the name itself: it may be a part of a password with an & in it.
+        let remedy = match nearest(&name, PARAMETERS.into_iter()) {
+            Some(known) => format!("did you mean {known}?"),
+            None => format!("known are {}; in a password write %26 for &", PARAMETERS.join(", ")),
+        };
+        Err(section.problem(key, format!("has an unknown parameter; {remedy}")))
     })
 }
 
@@ -190,7 +194,7 @@ mod tests {
     fn a_mistyped_parameter_is_refused() {
         let wrong = database("database.url = 'postgres://b:hunter2@db/b?sslmod=verify-full'");
         let wrong = wrong.expect_err("problems");
-        let expected = "database.url: has an unknown parameter \"sslmod\"; known are sslmode, ";
+        let expected = "database.url: has an unknown parameter; did you mean sslmode?";
         assert!(wrong.starts_with(expected) && !wrong.contains("hunter2"), "{wrong}");
         for known in ["sslmode=verify-full&sslrootcert=x", "options[search_path]=x"] {
             assert!(database(&format!("database.url = 'postgres://db/b?{known}'")).is_ok());

@@ -1,14 +1,14 @@
-//! What a configuration allows that deserves a second look: it works, and is weaker than it could be. `check` prints it,
-//! and `serve` logs it once at its start.
+//! Reports settings that are valid but weaker than they could be. `check` prints them, and `serve` logs them once at its
+//! start.
 
 use std::net::IpAddr;
 
-use secrecy::ExposeSecret as _;
-use url::{Host, Url};
+use secrecy::{ExposeSecret as _, SecretString};
+use url::Url;
 
+use super::Config;
 use super::grpc::Plaintext;
 use super::problem::{Problem, Report};
-use super::{Config, Database};
 use crate::domain::bot::Confirmation;
 
 /// Finds what deserves a second look, in the order of the sections.
@@ -24,7 +24,9 @@ pub(super) fn of(config: &Config, report: &Report) -> Vec<Problem> {
             "API keys and tokens cross the network in clear text, unless a mesh or a load balancer does TLS in front",
         ));
     }
-    found.extend(unverified_tls(&config.database));
+    found.extend(unverified_tls("database.url", &config.database.url));
+    let listen_url = config.database.listen_url.as_ref();
+    found.extend(listen_url.and_then(|url| unverified_tls("database.listen_url", url)));
     for provider in config.providers.iter().filter(|provider| provider.ignores_id_tokens) {
         found.push(Problem::new(
             format!("providers.{}.id_token", provider.name),
@@ -45,25 +47,25 @@ fn is_loopback(address: IpAddr) -> bool {
 }
 
 /// A connection over a network on which anyone could pose as the database.
-fn unverified_tls(database: &Database) -> Option<Problem> {
-    let url = Url::parse(database.url.expose_secret()).ok()?;
-    let is_local = match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => is_loopback(address.into()),
-        Some(Host::Ipv6(address)) => is_loopback(address.into()),
-        None => true,
+fn unverified_tls(key: &str, url: &SecretString) -> Option<Problem> {
+    let url = Url::parse(url.expose_secret()).ok()?;
+    let last = |names: &[&str]| {
+        let values = url.query_pairs().filter(|(name, _)| names.contains(&name.as_ref()));
+        values.last().map(|(_, value)| value.into_owned())
     };
-    let parameter = |names: [&str; 2]| {
-        url.query_pairs().find(|(name, _)| names.contains(&name.as_ref())).map(|(_, value)| value)
-    };
-    let mode = parameter(["sslmode", "ssl-mode"]);
-    let is_verified = mode.is_some_and(|mode| mode == "verify-full" || mode == "verify-ca");
-    let is_socket = url.query_pairs().any(|(name, value)| name == "host" && value.starts_with('/'));
-    if url.scheme() == "sqlite" || is_local || is_socket || is_verified {
+    // The driver connects to the parameter rather than to the URL's host.
+    let host = last(&["hostaddr", "host"]).or_else(|| url.host_str().map(str::to_owned));
+    let is_local = host.is_none_or(|host| {
+        let address = host.trim_start_matches('[').trim_end_matches(']').parse();
+        let is_socket = host.starts_with('/') || host.to_ascii_lowercase().starts_with("%2f");
+        host.is_empty() || host == "localhost" || is_socket || address.is_ok_and(is_loopback)
+    });
+    let mode = last(&["sslmode", "ssl-mode"]).unwrap_or_default().to_ascii_lowercase();
+    if url.scheme() == "sqlite" || is_local || mode == "verify-full" || mode == "verify-ca" {
         return None;
     }
     Some(Problem::new(
-        "database.url",
+        key,
         "the server's certificate is not verified, so anyone on the way can pose as the database; \
          add sslmode=verify-full, and sslrootcert if its CA is not the system's",
     ))
@@ -102,6 +104,15 @@ mod tests {
             ),
             (&[(url, "postgres://u:p@db.example/broker")], "database.url"),
             (&[(url, "postgres://u:p@10.0.0.1/broker?sslmode=require")], "database.url"),
+            (&[(url, "postgres://u:p@localhost/broker?host=db.example")], "database.url"),
+            (
+                &[(url, "postgres://db.example/b?sslmode=verify-full&sslmode=disable")],
+                "database.url",
+            ),
+            (
+                &[("TOKEN_BROKER__DATABASE__LISTEN_URL", "postgres://u:p@db.example/broker")],
+                "database.listen_url",
+            ),
             (&[("TOKEN_BROKER__BOTS__HELPER__CONFIRMATION", "none")], "bots.helper.confirmation"),
             (&[("TOKEN_BROKER__PROVIDERS__ACME__ID_TOKEN", "ignore")], "providers.acme.id_token"),
         ] {
@@ -112,6 +123,9 @@ mod tests {
             "postgres://u:p@localhost/broker",
             "postgres://u:p@[::1]/broker",
             "postgres:///broker?host=/run/postgresql",
+            "postgres://u:p@127.0.0.1/broker",
+            "postgres://%2Frun%2Fpostgresql/broker",
+            "postgres://u:p@db.example/broker?sslmode=VERIFY-FULL",
         ] {
             assert_eq!(notes(&[(url, verified)]), [""; 0], "{verified}");
         }

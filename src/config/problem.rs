@@ -26,7 +26,7 @@ pub(super) struct Reported(());
 /// Where the readers of all sections put what they find.
 pub(super) struct Report {
     problems: RefCell<Vec<Problem>>,
-    /// What is allowed, and deserves a second look.
+    /// Valid but weak settings.
     notes: RefCell<Vec<Problem>>,
     /// The environment variable that set a key, by dotted key.
     pub(super) variables: BTreeMap<String, String>,
@@ -64,7 +64,7 @@ impl Report {
         }
     }
 
-    /// Takes note of something that deserves a second look.
+    /// Records a weak setting for the posture report.
     pub(super) fn note(&self, key: &str, message: impl AsRef<str>) {
         self.notes.borrow_mut().push(Problem::new(key, message));
     }

@@ -38,7 +38,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Takes note of a key that deserves a second look.
+    /// Records a weak setting for the posture report.
     pub(super) fn note(&self, key: &str, message: impl AsRef<str>) {
         self.report.note(&join(&self.path, key), message);
     }

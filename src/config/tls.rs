@@ -7,7 +7,7 @@ use super::section::Section;
 use super::value::filled;
 use crate::listener::TlsFiles;
 
-/// Whether a listener can ask for client certificates.
+/// Support for client certificates on a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ClientCertificates {
     Allowed,
@@ -28,9 +28,12 @@ pub(super) fn read(
     };
     let folder = section.report.folder.clone();
     let at = |path: String| -> PathBuf { folder.join(path) };
-    if let Ok(path) = &key {
-        section.check_mode("key_file", &folder.join(path))?;
-    }
+    let check = |key: &str, path: Option<&String>| match path {
+        Some(path) => section.check_mode(key, &folder.join(path)),
+        None => Ok(()),
+    };
+    let checked = check("key_file", key.as_ref().ok());
     section.finish();
+    checked?;
     Ok(TlsFiles { certificate: at(certificate?), key: at(key?), client_ca: client_ca?.map(at) })
 }

@@ -66,11 +66,14 @@ where
             let status = Status::unimplemented("the service has no such method");
             return Either::Left(ready(Ok(status.into_http())));
         };
-        match self.service.admit(method, request.headers()) {
+        // Also if the call is refused for another reason: the connection is a bot's.
+        let authenticated = || {
+            if let Some(peer) = request.extensions().get::<PeerInfo>() {
+                peer.authenticated();
+            }
+        };
+        match self.service.admit(method, request.headers(), authenticated) {
             Ok(admitted) => {
-                if let Some(peer) = request.extensions().get::<PeerInfo>() {
-                    peer.authenticated();
-                }
                 let handover = Handover(Arc::new(Mutex::new(Some(admitted))));
                 request.extensions_mut().insert(handover);
                 let request = request.map(|body| Body::new(TimedBody::new(body, MESSAGE_TIMEOUT)));

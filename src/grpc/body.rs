@@ -57,12 +57,15 @@ impl http_body::Body for TimedBody {
 #[derive(Debug)]
 pub(super) struct PlacedBody {
     inner: Body,
-    _place: OwnedSemaphorePermit,
+    _places: Places,
 }
 
+/// A place among all calls, and one among those of the connection.
+type Places = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
+
 impl PlacedBody {
-    pub(super) fn new(inner: Body, place: OwnedSemaphorePermit) -> Self {
-        Self { inner, _place: place }
+    pub(super) fn new(inner: Body, places: Places) -> Self {
+        Self { inner, _places: places }
     }
 }
 

@@ -13,19 +13,23 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 
 use super::body::{PlacedBody, TimedBody};
+use crate::listener::PeerInfo;
 
 /// A service that anyone may call, a few calls at once.
 #[derive(Debug, Clone)]
 pub(super) struct OpenToAll<S> {
     inner: S,
     places: Arc<Semaphore>,
+    /// Places of streams, which last: they must not keep checks out.
+    streams: Arc<Semaphore>,
     /// How long a caller may take to send its messages.
     timeout: Duration,
 }
 
 impl<S> OpenToAll<S> {
     pub(super) fn new(inner: S, places: usize, timeout: Duration) -> Self {
-        Self { inner, places: Arc::new(Semaphore::new(places)), timeout }
+        let semaphore = || Arc::new(Semaphore::new(places));
+        Self { inner, places: semaphore(), streams: semaphore(), timeout }
     }
 }
 
@@ -47,7 +51,16 @@ where
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+        // One connection must not take all places.
+        let of_connection = match request.extensions().get::<PeerInfo>() {
+            Some(peer) => peer.open_calls().try_acquire_owned().map(Some),
+            None => Ok(None),
+        };
+        let is_stream = request.uri().path().ends_with("/Watch");
+        let places = if is_stream { &self.streams } else { &self.places };
+        let (Ok(of_connection), Ok(place)) =
+            (of_connection, Arc::clone(places).try_acquire_owned())
+        else {
             let status = Status::resource_exhausted("too many calls without a credential");
             return futures::future::ready(Ok(status.into_http())).boxed();
         };
@@ -55,7 +68,7 @@ where
         let response = self.inner.call(request);
         async move {
             let response = response.await?;
-            Ok(response.map(|body| Body::new(PlacedBody::new(body, place))))
+            Ok(response.map(|body| Body::new(PlacedBody::new(body, (place, of_connection)))))
         }
         .boxed()
     }

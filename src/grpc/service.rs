@@ -46,11 +46,13 @@ impl Service {
         &self,
         method: Method,
         headers: &HeaderMap,
+        authenticated: impl FnOnce(),
     ) -> Result<(Admitted, OwnedSemaphorePermit), Status> {
         let mut call = Call::begin(method, headers, self.broker.metrics());
         let mut bot = None;
         let admitted = self.callers.authenticate(headers).and_then(|caller| {
             bot = Some(caller);
+            authenticated();
             caller.check(method)?;
             if self.broker.draining().is_cancelled() {
                 return Err(CallError::Broker(BrokerError::Overloaded));

@@ -11,6 +11,9 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 /// How often the log says that connections are closed because of the limits.
 const LOGGED_EVERY: Duration = Duration::from_secs(60);
 
+/// How many connections may be open beyond a limit, because others that were ended in their favour are not yet closed.
+pub(super) const OVERLAP: usize = 64;
+
 /// The number of a connection that is not pending.
 const ACTIVE: u64 = 0;
 
@@ -19,6 +22,8 @@ const ACTIVE: u64 = 0;
 pub struct ConnectionLimits {
     /// All connections.
     pub total: usize,
+    /// All connections of one peer.
+    pub per_peer: usize,
     /// Pending connections.
     pub pending: usize,
     /// Pending connections of one peer: of an IPv4 address, or of an IPv6 network of 64 bits.
@@ -36,6 +41,7 @@ pub struct Connections {
 #[derive(Debug, Default)]
 struct Open {
     total: usize,
+    total_by_peer: HashMap<IpAddr, usize>,
     last_number: u64,
     /// By their numbers, so that the first one has been pending longest.
     pending: BTreeMap<u64, Pending>,
@@ -75,7 +81,13 @@ impl Connections {
         }
         let network = network(peer.ip());
         let of_peer = open.pending_by_peer.get(&network).copied().unwrap_or_default();
-        let has_room = if of_peer >= self.limits.pending_per_peer {
+        let all_of_peer = open.total_by_peer.get(&network).copied().unwrap_or_default();
+        // Connections that were ended a moment ago are still open.
+        let is_full = open.total >= self.limits.total + OVERLAP
+            || all_of_peer >= self.limits.per_peer + OVERLAP;
+        let has_room = if is_full {
+            false
+        } else if all_of_peer >= self.limits.per_peer || of_peer >= self.limits.pending_per_peer {
             open.end_oldest(Some(network))
         } else if open.pending.len() >= self.limits.pending || open.total >= self.limits.total {
             open.end_oldest(None)
@@ -101,6 +113,7 @@ impl Connections {
 
     fn place(self: &Arc<Self>, open: &mut Open, peer: SocketAddr) -> Place {
         open.total += 1;
+        *open.total_by_peer.entry(network(peer.ip())).or_default() += 1;
         let end = CancellationToken::new();
         let number = open.insert(network(peer.ip()), &end);
         Place { connections: Arc::clone(self), peer, number: AtomicU64::new(number), end }
@@ -121,12 +134,7 @@ impl Open {
 
     fn remove(&mut self, number: u64) -> Option<Pending> {
         let removed = self.pending.remove(&number)?;
-        if let Some(count) = self.pending_by_peer.get_mut(&removed.peer) {
-            *count -= 1;
-            if *count == 0 {
-                self.pending_by_peer.remove(&removed.peer);
-            }
-        }
+        decrement(&mut self.pending_by_peer, removed.peer);
         Some(removed)
     }
 
@@ -175,7 +183,6 @@ impl Place {
     }
 
     /// Ends when the connection must be closed at once.
-    #[must_use]
     pub fn ended(&self) -> WaitForCancellationFutureOwned {
         self.end.clone().cancelled_owned()
     }
@@ -186,6 +193,16 @@ impl Drop for Place {
         let mut open = self.connections.open();
         open.remove(self.number.load(Ordering::Relaxed));
         open.total -= 1;
+        decrement(&mut open.total_by_peer, network(self.peer.ip()));
+    }
+}
+
+fn decrement(counts: &mut HashMap<IpAddr, usize>, peer: IpAddr) {
+    if let Some(count) = counts.get_mut(&peer) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&peer);
+        }
     }
 }
 
@@ -203,7 +220,8 @@ pub(super) fn network(peer: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
-    const LIMITS: ConnectionLimits = ConnectionLimits { total: 4, pending: 3, pending_per_peer: 2 };
+    const LIMITS: ConnectionLimits =
+        ConnectionLimits { total: 4, per_peer: 4, pending: 3, pending_per_peer: 2 };
 
     fn admit(connections: &Arc<Connections>, peer: &str) -> Option<Place> {
         connections.admit(SocketAddr::new(peer.parse().expect("an address"), 1))
@@ -249,6 +267,21 @@ mod tests {
         drop((places, next));
         assert_eq!(connections.open().total, 0);
         assert!(connections.open().pending_by_peer.is_empty());
+        assert!(connections.open().total_by_peer.is_empty());
+    }
+
+    #[test]
+    fn one_peer_does_not_take_every_place() {
+        let limits =
+            ConnectionLimits { total: 400, per_peer: 2, pending: 400, pending_per_peer: 400 };
+        let connections = Connections::new("test", limits);
+        let mut places = Vec::new();
+        while let Some(place) = admit(&connections, "192.0.2.1") {
+            place.set_active();
+            places.push(place);
+        }
+        assert_eq!(places.len(), 2);
+        assert!(admit(&connections, "192.0.2.2").is_some());
     }
 
     #[test]

@@ -5,13 +5,14 @@ use std::num::NonZeroU32;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::ConnectionLimits;
+use super::connections::OVERLAP;
 use crate::domain::bot::Rate;
 
 /// As many descriptors as are ever used. More would only make tables larger.
 const MOST: u64 = 65_536;
 
 /// Descriptors for everything but connections that were accepted: databases, providers, files and the runtime.
-const RESERVED: u64 = 256;
+const RESERVED: u64 = 256 + 3 * OVERLAP as u64;
 
 /// The limit on the requests of one peer if the configuration has none. A sign-in takes two or three requests, and all
 /// browsers behind one proxy share the limit.
@@ -36,9 +37,19 @@ pub struct ListenerLimits {
 impl Default for ListenerLimits {
     fn default() -> Self {
         Self {
-            grpc: ConnectionLimits { total: 1024, pending: 256, pending_per_peer: 64 },
-            http: ConnectionLimits { total: 512, pending: 512, pending_per_peer: 128 },
-            ops: ConnectionLimits { total: 64, pending: 64, pending_per_peer: 64 },
+            grpc: ConnectionLimits {
+                total: 1024,
+                per_peer: 512,
+                pending: 256,
+                pending_per_peer: 64,
+            },
+            http: ConnectionLimits {
+                total: 512,
+                per_peer: 512,
+                pending: 512,
+                pending_per_peer: 128,
+            },
+            ops: ConnectionLimits { total: 64, per_peer: 64, pending: 64, pending_per_peer: 64 },
             http_rate: Some(DEFAULT_RATE),
         }
     }
@@ -60,6 +71,7 @@ impl ListenerLimits {
             };
             ConnectionLimits {
                 total: share(limits.total),
+                per_peer: share(limits.per_peer),
                 pending: share(limits.pending),
                 pending_per_peer: share(limits.pending_per_peer),
             }
@@ -90,8 +102,8 @@ mod tests {
     fn few_descriptors_are_shared() {
         assert_eq!(ListenerLimits::within(65_536), ListenerLimits::default());
         let few = ListenerLimits::within(1024);
-        assert_eq!((few.grpc.total, few.http.total, few.ops.total), (469, 234, 64));
-        assert!(few.grpc.total + few.http.total + few.ops.total + 256 <= 1024);
+        assert_eq!((few.grpc.total, few.http.total, few.ops.total), (341, 170, 64));
+        assert!(few.grpc.total + few.http.total + few.ops.total + 448 <= 1024);
         let least = ListenerLimits::within(10);
         assert_eq!((least.grpc.total, least.http.pending_per_peer), (1, 1));
     }

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Semaphore;
 use tokio::time::Sleep;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::Connected;
@@ -17,28 +18,34 @@ use super::Place;
 /// How long a connection may stay without a valid credential. Health checks need none.
 const CREDENTIAL_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How many calls without a credential, such as health checks, one connection has at once.
+const OPEN_CALLS: usize = 4;
+
 /// A connection that ends with its [`Place`].
 #[derive(Debug)]
 pub struct Guarded<T> {
     inner: T,
     place: Arc<Place>,
+    open_calls: Arc<Semaphore>,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
     timeout: Pin<Box<Sleep>>,
 }
 
 /// The connection of a request, in the request's extensions.
 #[derive(Debug, Clone)]
-pub struct PeerInfo(Arc<Place>);
+pub struct PeerInfo(Arc<Place>, Arc<Semaphore>);
 
 impl<T> Guarded<T> {
     /// Guards a connection.
     pub fn new(inner: T, place: Place) -> Self {
         let ended = Box::pin(place.ended());
         let timeout = Box::pin(tokio::time::sleep(CREDENTIAL_TIMEOUT));
-        Self { inner, place: Arc::new(place), ended, timeout }
+        let open_calls = Arc::new(Semaphore::new(OPEN_CALLS));
+        Self { inner, place: Arc::new(place), open_calls, ended, timeout }
     }
 
-    /// Returns an error once the connection must end.
+    /// Returns an error once the connection must end. Reads and writes check it: a peer that sends and never reads
+    /// blocks the server in a write.
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         if !self.place.is_pending() {
             return Ok(());
@@ -56,6 +63,11 @@ impl PeerInfo {
         self.0.peer()
     }
 
+    /// The places of the connection's calls that need no credential.
+    pub fn open_calls(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.1)
+    }
+
     /// Keeps the connection: the peer has shown a valid credential.
     pub fn authenticated(&self) {
         self.0.set_active();
@@ -66,7 +78,7 @@ impl<T> Connected for Guarded<T> {
     type ConnectInfo = PeerInfo;
 
     fn connect_info(&self) -> PeerInfo {
-        PeerInfo(Arc::clone(&self.place))
+        PeerInfo(Arc::clone(&self.place), Arc::clone(&self.open_calls))
     }
 }
 
@@ -87,6 +99,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.check(context)?;
         Pin::new(&mut self.inner).poll_write(context, bytes)
     }
 
@@ -95,6 +108,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
         context: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.check(context)?;
         Pin::new(&mut self.inner).poll_write_vectored(context, buffers)
     }
 
@@ -103,10 +117,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check(context)?;
         Pin::new(&mut self.inner).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check(context)?;
         Pin::new(&mut self.inner).poll_shutdown(context)
     }
 }

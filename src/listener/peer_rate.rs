@@ -11,7 +11,7 @@ use governor::{Quota, RateLimiter};
 use super::connections::network;
 use crate::domain::bot::Rate;
 
-/// Peers are sorted into so many groups that share a limit, so that the memory is bounded for any addresses.
+/// Peers are hashed into so many groups that share a limit, which bounds the memory.
 const GROUPS: u64 = 4096;
 
 /// A limit on the requests of each peer.

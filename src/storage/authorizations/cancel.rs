@@ -35,9 +35,11 @@ impl Storage {
     ) -> Result<(), StorageError> {
         let write = self.begin().await?;
         let id = authorization.id;
+        let by_id = authorizations::Column::Id.eq(id.as_bytes().to_vec());
+        self.lock(&write, by_id.clone()).await?;
         let only = in_state(id, &[PENDING, EXCHANGING, AWAITING]);
         let cancelled = self.cancel_where(&write, only, &authorization.key, disposal).await?;
-        self.close_refused(&write, authorizations::Column::Id.eq(id.as_bytes().to_vec())).await?;
+        self.close_refused(&write, by_id).await?;
         let new = NewRevocations::of(&authorization.key, cancelled.tokens);
         self.dispose(&write, new, disposal).await?;
         write.commit().await
@@ -51,10 +53,25 @@ impl Storage {
         key: &GrantKey,
         disposal: &Disposal<'_>,
     ) -> Result<Cancelled, StorageError> {
+        self.lock(write, of_key(key)).await?;
         let open =
             of_key(key).add(authorizations::Column::State.is_in([PENDING, EXCHANGING, AWAITING]));
         self.close_refused(write, of_key(key)).await?;
         self.cancel_where(write, open, key, disposal).await
+    }
+
+    /// Locks rows until the transaction ends. Otherwise a redirect could move one between two statements that look for
+    /// different states, and neither would find it.
+    async fn lock(&self, write: &Write, which: impl IntoCondition) -> Result<(), StorageError> {
+        authorizations::Entity::update_many()
+            .col_expr(
+                authorizations::Column::LinkExpiresAt,
+                Expr::col(authorizations::Column::LinkExpiresAt),
+            )
+            .filter(which.into_condition())
+            .exec(&**write)
+            .await?;
+        Ok(())
     }
 
     /// Ends the links of authorizations that an error in a redirect ended.

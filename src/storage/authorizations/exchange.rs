@@ -123,7 +123,7 @@ impl Storage {
             .exec_with_returning(&*write)
             .await?;
         if begun.is_empty() {
-            // Not even the attempt is recorded: anyone who has the link can make as many as they like.
+            // Records no attempt: a holder of the link could otherwise write unlimited rows.
             return Ok(Begun::Closed);
         }
         write.commit().await?;

@@ -48,7 +48,7 @@ impl Storage {
     /// Ends authorizations whose time is up, and disposes of their tokens as `disposal` says for their provider.
     /// Deletes final ones whose retention is up. Deals with up to `limit` rows that have tokens, and as many others.
     ///
-    /// Those with tokens that nobody confirmed come first. A row that cannot be dealt with is put off, so that it is
+    /// Rows with unconfirmed tokens come first. A row that cannot be dealt with is put off, so that it is
     /// neither lost nor in the way of others.
     ///
     /// # Errors
@@ -94,7 +94,9 @@ impl Storage {
                 Err(error) => {
                     tracing::error!(%error, "an authorization cannot be swept; it is put off");
                     let wait = if error.is_unreadable() { RETENTION } else { PUT_OFF };
-                    self.put_off(&model, wait).await?;
+                    if let Err(error) = self.put_off(&model, wait).await {
+                        tracing::error!(%error, "an authorization cannot be put off");
+                    }
                 }
             }
         }
@@ -206,10 +208,20 @@ impl Storage {
         model: &authorizations::Model,
         wait: Duration,
     ) -> Result<(), StorageError> {
+        // Its link and its code must not work again: one that is not final ends now, and keeps its tokens sealed.
+        let end = convert::authorization(model.clone()).ok();
+        let end = end.and_then(|authorization| end_of(&authorization, model));
+        let later = self.now_expr().add(millis(wait));
+        let update = match end {
+            Some(end) => self.ending(&end),
+            None => authorizations::Entity::update_many()
+                .col_expr(authorizations::Column::ExpiresAt, later),
+        };
         let _turn = self.turn().await;
-        authorizations::Entity::update_many()
-            .col_expr(authorizations::Column::ExpiresAt, self.now_expr().add(millis(wait)))
+        update
             .filter(authorizations::Column::Id.eq(model.id.clone()))
+            .filter(authorizations::Column::State.eq(model.state.clone()))
+            .filter(Expr::col(authorizations::Column::ExpiresAt).lte(self.now_expr()))
             .exec(&self.db)
             .await?;
         Ok(())
