@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::Stream;
+use futures::{Stream, StreamExt, stream};
 use rustix::net::sockopt::set_tcp_user_timeout;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -65,8 +65,16 @@ impl Listener {
         self
     }
 
-    /// Turns the socket into the connections of the gRPC server. Handshakes do not wait for one another.
+    /// Turns the socket into the connections of the gRPC server. TLS handshakes do not wait for one another.
     pub fn incoming(mut self) -> impl Stream<Item = io::Result<Guarded<MaybeTls>>> {
+        let Some(tls) = self.tls.clone() else {
+            // Straight from the socket: a connection that was accepted and not taken by the server would be reset.
+            return stream::unfold(self, |mut listener| async {
+                let (stream, place) = listener.accept().await;
+                Some((Ok(Guarded::new(MaybeTls::Left(stream), place)), listener))
+            })
+            .left_stream();
+        };
         let (ready, incoming) = mpsc::channel(READY);
         tokio::spawn(async move {
             loop {
@@ -75,21 +83,15 @@ impl Listener {
                     // The server takes no more.
                     () = ready.closed() => return,
                 };
-                let (tls, ready) = (self.tls.clone(), ready.clone());
-                let handshake = async move {
-                    if let Some(stream) = tls::secure(tls.as_deref(), stream, &place).await {
+                let (tls, ready) = (Arc::clone(&tls), ready.clone());
+                tokio::spawn(async move {
+                    if let Some(stream) = tls::secure(Some(&*tls), stream, &place).await {
                         drop(ready.send(Ok(Guarded::new(stream, place))).await);
                     }
-                };
-                // Without TLS there is nothing to wait for.
-                if self.tls.is_some() {
-                    tokio::spawn(handshake);
-                } else {
-                    handshake.await;
-                }
+                });
             }
         });
-        ReceiverStream::new(incoming)
+        ReceiverStream::new(incoming).right_stream()
     }
 
     /// Returns the address that the socket is bound to.

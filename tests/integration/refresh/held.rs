@@ -2,6 +2,7 @@
 
 use libtest_mimic::Trial;
 use sea_orm::{ConnectionTrait, Database};
+use token_broker_client::proto;
 
 use super::LIFETIME;
 use crate::harness::world::{self, get_token};
@@ -17,6 +18,7 @@ const LEASE_ENDS: std::time::Duration = std::time::Duration::from_secs(16);
 async fn not_again() {
     let world = World::start().await;
     world.granted("u1").await;
+    let old = world.client().get_token(get_token("u1")).await.expect("a token").into_inner();
     world.advance(LIFETIME);
     // Storage that reads and claims, and refuses the commit alone.
     let file = world.folder.path().join("token-broker.db");
@@ -33,11 +35,13 @@ async fn not_again() {
     let first = call();
     world.provider.wait_for_token_calls(calls_before + 1).await;
     world.advance(LEASE_ENDS);
-    let refresh = world::refresh("u1");
+    // With the old etag, so that it means the same if it comes after the answer was stored.
+    let etag = old.token.expect("a token").etag;
+    let refresh = proto::RefreshRequest { etag, ..world::refresh("u1") };
     let mut client = world.client();
     let second = tokio::spawn(async move { client.refresh(refresh).await });
     let third = call();
-    // The answer is tried again every second; the later callers were there long before.
+    // The answer is tried again every second.
     database.execute_unprepared("DROP TRIGGER refuse").await.expect("no trigger");
 
     let token = |response: token_broker_client::proto::GetTokenResponse| response.token;
