@@ -4,9 +4,12 @@
 //! that an operator finds the one by the other. Traces and metrics go out by OTLP where an endpoint is
 //! configured; metrics can always be read from `/metrics`.
 
+mod log;
 mod metrics;
+mod panics;
 mod traces;
 
+use std::io::IsTerminal as _;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -20,16 +23,17 @@ use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
 use tonic::transport::ClientTlsConfig;
 use tracing::{Level, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
+use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer};
 use url::Url;
 
 use crate::crypto::random::Random;
 
 pub use metrics::{DatabaseFigures, Metrics, ProcessFigures, TEXT_FORMAT};
+pub use panics::log_panics;
 pub use traces::{Caller, pass_on};
 
 /// Tells this process from its replicas, unless the environment does.
@@ -41,10 +45,18 @@ const EXPORT: Duration = Duration::from_secs(3);
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
-    /// For people.
+    /// One readable line per event.
     Text,
+}
+
+impl Format {
+    /// The format that suits standard error: text on a terminal.
+    #[must_use]
+    pub fn of_standard_error() -> Self {
+        if std::io::stderr().is_terminal() { Self::Text } else { Self::Json }
+    }
 }
 
 /// Where log lines go.
@@ -141,16 +153,7 @@ pub fn init(
     output: Output,
     otlp: Option<&Otlp>,
 ) -> Result<Telemetry, SetupError> {
-    // The driver's pool logs an outage for each connection. The watch over storage logs it once.
-    //
-    // `sqlx::postgres::notice` must stay as it is: the driver asks `enabled!` for it, and tracing-subscriber
-    // then drops the thread's next event if a filter of its own layer says no.
-    let quiet = match filter.contains("sqlx") {
-        true => "",
-        false => ",sqlx::pool::acquire=off,sqlx_core::pool=off",
-    };
-    let filter = EnvFilter::try_new(format!("{filter}{quiet}"));
-    let filter = filter.map_err(|error| SetupError(error.to_string()))?;
+    let filter = log::filter(filter)?;
     let tracers = SdkTracerProvider::builder().with_resource(resource());
     let tracers = match otlp {
         // Which traces that no caller has begun are recorded: OTEL_TRACES_SAMPLER, or else all.
@@ -167,7 +170,7 @@ pub fn init(
     let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(writer);
     let lines = match format {
         Format::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
-        Format::Text => lines.boxed(),
+        Format::Text => lines.fmt_fields(log::SpanFields).event_format(log::Text).boxed(),
     };
     // Each layer has its own filter: a call has a trace id however little is logged. Nothing but the
     // service's own: what the exporter does must not be exported.

@@ -18,9 +18,10 @@ use crate::workers::contact::Schema;
 
 pub(super) async fn run(config: &Config, stop: CancellationToken) -> anyhow::Result<ExitCode> {
     let told = &config.telemetry;
-    let telemetry =
-        telemetry::init(&told.log, told.log_format, Output::StandardError, told.otlp.as_ref())
-            .map_err(|error| anyhow::anyhow!("telemetry: {error}"))?;
+    let format = told.log_format.unwrap_or_else(telemetry::Format::of_standard_error);
+    let telemetry = telemetry::init(&told.log, format, Output::StandardError, told.otlp.as_ref())
+        .map_err(|error| anyhow::anyhow!("telemetry: {error}"))?;
+    telemetry::log_panics();
     let ended = serve(config, telemetry.metrics.clone(), stop).await;
     telemetry.end().await;
     ended

@@ -14,8 +14,8 @@ use crate::telemetry::Otlp;
 pub struct Telemetry {
     /// What is logged: directives that [`EnvFilter`] was seen to take.
     pub log: String,
-    /// How a line of the log looks.
-    pub log_format: LogFormat,
+    /// The format of the log. `None`: text on a terminal, JSON elsewhere.
+    pub log_format: Option<LogFormat>,
     /// Where traces and metrics go.
     pub otlp: Option<Otlp>,
 }
@@ -23,7 +23,7 @@ pub struct Telemetry {
 pub(super) fn read(mut section: Section<'_>) -> Result<Telemetry, Reported> {
     let log = section.or("log", "info".to_owned(), parsed(filter));
     let options = [("json", LogFormat::Json), ("text", LogFormat::Text)];
-    let log_format = section.or("log_format", LogFormat::Json, choice(&options));
+    let log_format = section.optional("log_format", choice(&options));
     let otlp = section.optional("otlp_endpoint", parsed(collector));
     section.finish();
     let otlp = otlp?.map(|endpoint| Otlp { endpoint });
@@ -70,10 +70,10 @@ mod tests {
     #[test]
     fn the_log() {
         let default = telemetry("").expect("a section");
-        assert_eq!((default.log.as_str(), default.log_format), ("info", LogFormat::Json));
+        assert_eq!((default.log.as_str(), default.log_format), ("info", None));
         assert!(default.otlp.is_none());
         let text = "telemetry = { log = 'warn,token_broker=trace', log_format = 'text' }";
-        assert_eq!(telemetry(text).expect("a section").log_format, LogFormat::Text);
+        assert_eq!(telemetry(text).expect("a section").log_format, Some(LogFormat::Text));
         let text = "telemetry = { log = 'a=b=c', log_format = 'xml', otlp_endpoint = 'x' }";
         assert_eq!(
             telemetry(text).expect_err("problems"),
