@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 pub use self::connections::{ConnectionLimits, Place};
-pub use self::descriptors::{DEFAULT_RATE, ListenerLimits, raise_limit};
+pub use self::descriptors::{DEFAULT_RATE, LEAST_DESCRIPTORS, ListenerLimits, raise_limit};
 pub use self::guarded::{Guarded, PeerInfo};
 pub use self::tls::{MaybeTls, Protocol, Tls, TlsError, TlsFiles};
 

@@ -15,6 +15,7 @@ mod grants;
 mod keys;
 mod migrate;
 mod outage;
+mod privileges;
 mod replicas;
 mod revocations;
 mod rows;

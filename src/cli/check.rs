@@ -1,20 +1,23 @@
-//! `check`: everything that would keep `serve` from starting, told at once.
+//! `check`: everything that would keep `serve` from starting, reported at once.
+
+mod database;
+mod listeners;
+mod online;
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use url::Url;
 
-use super::{connect, environment, http, say};
+use super::{environment, http, say};
 use crate::broker::redirect_uri;
 use crate::config::{Config, Problem};
 use crate::domain::provider::Provider;
 use crate::provider::Directory;
-use crate::storage::MissingFile;
 use crate::telemetry::Metrics;
-use crate::workers::contact::wrong_keys;
 
-pub(super) async fn run(path: &Path) -> anyhow::Result<ExitCode> {
+/// `online`: also tries each client at its provider.
+pub(super) async fn run(path: &Path, online: bool) -> anyhow::Result<ExitCode> {
     let config = match Config::load(path, environment()) {
         Ok(config) => config,
         Err(problems) => {
@@ -43,11 +46,22 @@ pub(super) async fn run(path: &Path) -> anyhow::Result<ExitCode> {
     for provider in directory.iter() {
         let what = format!("provider {}", provider.name);
         tell(&what, known(&directory, provider, &config.http.public_url).await)?;
+        if online {
+            tell(
+                &format!("client at {}", provider.name),
+                online::client(&directory, provider).await,
+            )?;
+        }
     }
     if config.grpc.tls.is_some() || config.http.tls.is_some() {
         tell("certificates", super::serve::tls(&config).map(|_| "in order".to_owned()))?;
     }
-    tell("database", database(&config).await)?;
+    tell(
+        "open files",
+        super::serve::descriptors().map(|limit| format!("in order (limit: {limit})")),
+    )?;
+    tell("listeners", listeners::check(&config).await)?;
+    tell("database", database::check(&config).await)?;
     Ok(if in_order { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -76,57 +90,4 @@ async fn known(
         told(server.checks_id_tokens(), "checked", "not checked"),
         server.client_auth,
     ))
-}
-
-async fn database(config: &Config) -> anyhow::Result<String> {
-    if let Some(missing) = super::storage_settings(config).missing_file() {
-        return missing_database(config, &missing);
-    }
-    let storage = connect(config).await?;
-    let status = storage.migration_status().await?;
-    if storage.is_read_only().await? {
-        anyhow::bail!(
-            "accepts no writes (a standby, or default_transaction_read_only); point database.url at the \
-             primary"
-        );
-    }
-    let keys = storage.check_keys().await?;
-    if let Err(error) = storage.listen().await {
-        let reason = error.reason();
-        anyhow::bail!(
-            "cannot listen for changes: {reason}; correct database.listen_url, or the role there"
-        );
-    }
-    storage.close().await?;
-    if !keys.wrong.is_empty() {
-        anyhow::bail!(wrong_keys(&keys));
-    }
-    if !keys.missing.is_empty() {
-        anyhow::bail!(
-            "encryption.keys: lacks the keys {}, which have sealed rows: add them, or give them up by \
-             `token-broker keys forget`",
-            keys.missing.join(", ")
-        );
-    }
-    let (applied, pending) = (status.applied.len(), status.pending.len());
-    if pending > 0 && !config.database.migrate {
-        anyhow::bail!("{pending} migrations are missing: run `token-broker migrate --config FILE`");
-    }
-    Ok(format!("in order (migrations applied: {applied}, to be applied by serve: {pending})"))
-}
-
-fn missing_database(config: &Config, missing: &MissingFile) -> anyhow::Result<String> {
-    let path = std::path::absolute(&missing.path).unwrap_or_else(|_| missing.path.clone());
-    let path = path.display();
-    if !missing.creates {
-        anyhow::bail!("{path} is not there; add ?mode=rwc to database.url to have it made");
-    }
-    let folder = missing.path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
-        anyhow::bail!("there is no folder {} for {path}; make it", folder.display());
-    }
-    if !config.database.migrate {
-        anyhow::bail!("{path} is not there yet: run `token-broker migrate --config FILE`");
-    }
-    Ok(format!("{path} is not there yet; serve makes it"))
 }

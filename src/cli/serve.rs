@@ -10,7 +10,7 @@ use super::{http, keyring, storage_settings};
 use crate::broker::{Broker, Parts, Settings};
 use crate::config::{Config, Problem};
 use crate::crypto::random::Random;
-use crate::listener::{ListenerLimits, Protocol, Tls, TlsFiles, raise_limit};
+use crate::listener::{LEAST_DESCRIPTORS, ListenerLimits, Protocol, Tls, TlsFiles, raise_limit};
 use crate::runtime::{self, ListenerTls, Listeners};
 use crate::storage::Storage;
 use crate::telemetry::{self, Metrics, Output};
@@ -36,7 +36,7 @@ async fn serve(
     for Problem { key, message } in &config.posture {
         tracing::warn!(key, "{message}");
     }
-    let descriptors = raise_limit();
+    let descriptors = descriptors()?;
     let mut limits = ListenerLimits::within(descriptors);
     if limits != ListenerLimits::default() {
         tracing::warn!(
@@ -67,6 +67,20 @@ async fn serve(
     runtime::run(broker, listeners, schema, stop).await?;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Raises the limit of open files. Returns the limit.
+///
+/// # Errors
+///
+/// An error if the limit is too low to accept connections.
+pub(super) fn descriptors() -> anyhow::Result<u64> {
+    let descriptors = raise_limit();
+    anyhow::ensure!(
+        descriptors >= LEAST_DESCRIPTORS,
+        "only {descriptors} open files are allowed, and {LEAST_DESCRIPTORS} are needed; raise the limit (ulimit -n)"
+    );
+    Ok(descriptors)
 }
 
 /// The TLS of the listeners, as far as it is configured.

@@ -14,6 +14,9 @@ const MOST: u64 = 65_536;
 /// Descriptors for everything but connections that were accepted: databases, providers, files and the runtime.
 const RESERVED: u64 = 256 + 3 * OVERLAP as u64;
 
+/// The fewest descriptors with which a service can be run.
+pub const LEAST_DESCRIPTORS: u64 = RESERVED + 128;
+
 /// The limit on the requests of one peer if the configuration has none. A sign-in takes two or three requests, and all
 /// browsers behind one proxy share the limit.
 pub const DEFAULT_RATE: Rate = Rate {
@@ -45,7 +48,7 @@ impl Default for ListenerLimits {
             },
             http: ConnectionLimits {
                 total: 512,
-                per_peer: 512,
+                per_peer: 384,
                 pending: 512,
                 pending_per_peer: 128,
             },

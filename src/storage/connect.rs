@@ -56,6 +56,15 @@ impl Settings {
         self.url.expose_secret().starts_with("sqlite:")
     }
 
+    /// Whether a process serves the SQLite file. Always `false` for PostgreSQL. Not to be called while this process may
+    /// begin to serve the file, because the look itself locks it for a moment.
+    #[must_use]
+    pub fn is_served(&self) -> bool {
+        let path = sqlite_path(self.url.expose_secret()).and_then(|path| path.canonicalize().ok());
+        let lock = path.and_then(|path| File::open(lock_path(&path)).ok());
+        lock.is_some_and(|lock| lock.try_lock_shared().is_err())
+    }
+
     /// The SQLite file, where it does not exist yet.
     #[must_use]
     pub fn missing_file(&self) -> Option<MissingFile> {
@@ -82,6 +91,13 @@ pub struct MissingFile {
     pub path: PathBuf,
     /// Whether the URL says to make it (`mode=rwc`).
     pub creates: bool,
+}
+
+/// The file that the process which serves an SQLite file holds locked.
+fn lock_path(database: &Path) -> PathBuf {
+    let mut path = database.to_owned().into_os_string();
+    path.push(".serving");
+    path.into()
 }
 
 fn private_file(path: &Path) -> std::io::Result<File> {
@@ -149,9 +165,7 @@ impl Storage {
             let path = path
                 .canonicalize()
                 .map_err(|error| format!("cannot find {}: {error}", path.display()))?;
-            let mut lock_path = path.clone().into_os_string();
-            lock_path.push(".serving");
-            let lock_path = PathBuf::from(lock_path);
+            let lock_path = lock_path(&path);
             let lock = private_file(&lock_path)
                 .map_err(|error| format!("cannot create {}: {error}", lock_path.display()))?;
             lock.try_lock()

@@ -101,8 +101,10 @@ async fn beside() {
     let lines: Vec<_> = checked.stdout.lines().collect();
     assert_eq!(lines[0], "configuration: in order (providers: 1, bots: 1, encryption keys: 1)");
     assert!(lines[1].starts_with("provider acme: in order ("), "{checked:?}");
-    assert!(lines[2].starts_with("database: in order ("), "{checked:?}");
-    assert!(lines[2].ends_with(", to be applied by serve: 0)"), "{checked:?}");
+    assert!(lines[2].starts_with("open files: in order (limit: "), "{checked:?}");
+    assert_eq!(lines[3], "listeners: in order (a token-broker runs with them)");
+    assert!(lines[4].starts_with("database: in order ("), "{checked:?}");
+    assert!(lines[4].ends_with(", to be applied by serve: 0)"), "{checked:?}");
     for arguments in [&["migrate", "--status"][..], &["migrate"]] {
         let told = site.run(arguments).await;
         assert_eq!((told.code, told.stderr.as_str()), (Some(0), ""), "{told:?}");

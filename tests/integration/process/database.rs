@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use libtest_mimic::Trial;
+use sea_orm::{ConnectionTrait as _, Database};
 use token_broker_client::{Reason, Refusal, proto};
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_check_response::ServingStatus as Told;
@@ -27,6 +28,11 @@ pub fn trials() -> Vec<Trial> {
         trial_with(needs, "process::database::an_answer_is_held_while_it_is_away", held),
         trial_with(needs, "process::database::replicas_that_start_together_migrate_once", together),
         trial_with(needs, "process::database::a_role_that_is_refused_ends_serve", refused_role),
+        trial_with(
+            needs,
+            "process::database::check_names_the_privileges_that_a_role_lacks",
+            lacking,
+        ),
         trial_with(needs, "process::database::is_called_by_tls_and_known_by_its_certificate", tls),
         trial_with(needs, "process::database::check_and_migrate_tell_where_it_is", commands),
     ]
@@ -83,8 +89,6 @@ async fn late() {
 }
 
 async fn created_late() {
-    use sea_orm::{ConnectionTrait, Database};
-
     let server = postgres::Server::prepared();
     server.start();
     let site = Site::at(Premises::on(server.url("not_yet"))).await;
@@ -277,6 +281,34 @@ async fn refused_role() {
     assert!(told.starts_with("token-broker: storage: cannot use PostgreSQL at "), "{ended:?}");
     assert!(told.contains(r#"role "nobody" does not exist"#), "{ended:?}");
     assert!(!ended.stderr.contains("hunter2"), "{ended:?}");
+}
+
+async fn lacking() {
+    let server = postgres::Server::prepared();
+    server.start();
+    let url = server.url("postgres");
+    let admin = Database::connect(&url).await.expect("a connection");
+    let run = async |sql: &str| {
+        admin.execute_unprepared(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    };
+    run("CREATE ROLE reader LOGIN; GRANT USAGE ON SCHEMA public TO reader").await;
+    let site = Site::at(Premises::on(url.replace("broker@", "reader@"))).await;
+    let lacks = async |what: &str| {
+        let checked = site.run(&["check"]).await;
+        assert_eq!(checked.code, Some(1), "{checked:?}");
+        let expected = format!("database: the role of database.url lacks {what}");
+        assert!(checked.stdout.contains(&expected), "{expected}: {checked:?}");
+    };
+    lacks("CREATE in the schema public; grant it that, or run `token-broker migrate`").await;
+    // The role of `migrate` may be another one.
+    let owner = Site::at(Premises::on(url)).await;
+    assert_eq!(owner.run(&["migrate"]).await.code, Some(0));
+    run("GRANT SELECT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO reader").await;
+    lacks("INSERT on the table access_tokens, INSERT on the table authorization_attempts").await;
+    run("GRANT INSERT ON ALL TABLES IN SCHEMA public TO reader").await;
+    let checked = site.run(&["check"]).await;
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+    assert_eq!(site.serve().await.terminate().await.code, Some(0));
 }
 
 async fn tls() {

@@ -171,6 +171,12 @@ async fn busy_port() {
         let last = ended.stderr.lines().last().expect("a line");
         assert!(last.starts_with(&expected), "{}", ended.stderr);
         assert!(!ended.stderr.contains("\"serving\""), "{}", ended.stderr);
+        let checked = site.run_with(&["check"], &[(&variable, &address)]).await;
+        assert_eq!(checked.code, Some(1), "{checked:?}");
+        let key = format!("{}.listen", listener.to_lowercase());
+        let expected =
+            format!("listeners: {key}: cannot listen on {address}: Address already in use");
+        assert!(checked.stdout.contains(&expected), "{checked:?}");
     }
 }
 

@@ -119,6 +119,20 @@ async fn core_dump() {
 
 async fn wrong_secret() {
     let site = Site::new().await;
+    let wrong = [(SECRET, "canary of the environment")];
+    let checked = site.run_with(&["check", "--online"], &wrong).await;
+    assert_eq!(checked.code, Some(1), "{checked:?}");
+    let line = checked.stdout.lines().find_map(|line| line.strip_prefix("client at acme: "));
+    let line = line.unwrap_or_else(|| panic!("{checked:?}"));
+    assert!(line.starts_with("refused: \"invalid_client\""), "{line}");
+    let remedy = "; correct providers.acme.client_id, client_secret and client_auth";
+    assert!(line.ends_with(remedy), "{line}");
+    let checked = site.run(&["check", "--online"]).await;
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+    let expected =
+        "client at acme: accepted (a made-up refresh token was refused: \"invalid_grant\"";
+    assert!(checked.stdout.contains(expected), "{checked:?}");
+
     let mut command = site.command(&["serve"]);
     command.env(SECRET, "canary of the environment");
     let serving = Serving::start(command).await;
@@ -134,6 +148,8 @@ async fn wrong_secret() {
     assert_eq!(ended.error, "invalid_client");
     let left = serving.terminate().await;
     assert_eq!(left.code, Some(0));
+    let remedy = "the provider refuses the client; check client_id, client_secret and client_auth";
+    assert!(left.stderr.contains(remedy), "{}", left.stderr);
     for text in [&left.stdout, &left.stderr, &page.body] {
         assert!(!text.contains("canary of the environment"), "{text}");
     }
