@@ -72,8 +72,8 @@ pub struct Broker {
     cache: cache::TokenCache,
     used: used::Used,
     watchers: Arc<watchers::Watchers>,
-    /// Places of browsers' requests that use the database.
-    strangers: Semaphore,
+    /// For requests of browsers that use the database.
+    browser_permits: Semaphore,
     metrics: Metrics,
 }
 
@@ -120,7 +120,7 @@ impl Broker {
             database: DatabaseHealth::new(sharing),
             used: used::Used::default(),
             watchers: Arc::default(),
-            strangers: Semaphore::new(complete::STRANGERS),
+            browser_permits: Semaphore::new(complete::BROWSER_PERMITS),
             metrics: parts.metrics,
             cache: cache::TokenCache::new(parts.settings.cache),
             settings: parts.settings,

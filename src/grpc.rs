@@ -6,9 +6,9 @@ mod call;
 mod caller;
 mod convert;
 mod error;
-mod open_to_all;
 mod service;
 mod status;
+mod unauthenticated;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use tonic_health::server::HealthReporter;
 
 use self::admission::Admission;
 use self::generated::token_broker_service_server::TokenBrokerServiceServer;
-use self::open_to_all::OpenToAll;
+use self::unauthenticated::Unauthenticated;
 use crate::broker::Broker;
 use crate::listener::Listener;
 
@@ -52,7 +52,7 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(10);
 const REFLECTION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long connections without a credential stay open at the end, so that watchers of health see its last state.
-const STRANGERS_END: Duration = Duration::from_millis(1500);
+const UNAUTHENTICATED_GRACE: Duration = Duration::from_millis(1500);
 
 /// How much one call may send before its bytes are read, and how much one connection.
 const CALL_WINDOW: u32 = 64 * 1024;
@@ -118,14 +118,14 @@ pub async fn serve(
     let v1 = reflection().build_v1()?.max_decoding_message_size(MAX_OPEN_REQUEST);
     let v1alpha = reflection().build_v1alpha()?.max_decoding_message_size(MAX_OPEN_REQUEST);
     let serving = server
-        .add_service(OpenToAll::new(health, MAX_HEALTH, HEALTH_TIMEOUT))
-        .add_service(OpenToAll::new(v1, MAX_REFLECTION, REFLECTION_TIMEOUT))
-        .add_service(OpenToAll::new(v1alpha, MAX_REFLECTION, REFLECTION_TIMEOUT))
+        .add_service(Unauthenticated::new(health, MAX_HEALTH, HEALTH_TIMEOUT))
+        .add_service(Unauthenticated::new(v1, MAX_REFLECTION, REFLECTION_TIMEOUT))
+        .add_service(Unauthenticated::new(v1alpha, MAX_REFLECTION, REFLECTION_TIMEOUT))
         .add_service(service(broker))
         .serve_with_incoming_shutdown(incoming, stopping.clone().cancelled_owned());
     let closing = async {
         stopping.cancelled().await;
-        tokio::time::sleep(STRANGERS_END).await;
+        tokio::time::sleep(UNAUTHENTICATED_GRACE).await;
         connections.close();
         std::future::pending().await
     };

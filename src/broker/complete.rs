@@ -29,9 +29,10 @@ use crate::storage::{Arrival, Seen};
 const EXCHANGE_WAIT: Duration = Duration::from_secs(30);
 const EXCHANGE_POLL: Duration = Duration::from_millis(200);
 
-/// How many requests of browsers use the database at once, and how long others wait for that.
-pub(super) const STRANGERS: usize = 4;
-const STRANGER_WAIT: Duration = Duration::from_secs(5);
+/// How many requests of browsers use the database at once, and how long others wait for that. A request whose code
+/// went to the provider needs no further permit.
+pub(super) const BROWSER_PERMITS: usize = 4;
+const BROWSER_WAIT: Duration = Duration::from_secs(5);
 
 /// Error codes of a user who refused: RFC 6749 section 4.1.2.1, LinkedIn, OpenID Connect Core section 3.1.2.6, Xero.
 const DENIED: [&str; 6] = [
@@ -89,7 +90,7 @@ impl Broker {
         browser: Option<BrowserSecret>,
     ) -> Result<Departure, Problem> {
         let id = Id::parse(id).ok_or(Problem::UnknownLink)?;
-        let seen = self.seen_by_a_stranger(id).await?.ok_or(Problem::UnknownLink)?;
+        let seen = self.find_for_browser(id).await?.ok_or(Problem::UnknownLink)?;
         let authorization = &seen.authorization;
         if !authorization.link_works(seen.now) {
             return Err(Problem::EndedLink);
@@ -160,7 +161,7 @@ impl Broker {
         };
         let attempt =
             Attempt::parse(&self.keyring, state, &provider.name).ok_or(Problem::UnknownRedirect)?;
-        let seen = self.seen_by_a_stranger(attempt.id).await?.ok_or(Problem::UnknownRedirect)?;
+        let seen = self.find_for_browser(attempt.id).await?.ok_or(Problem::UnknownRedirect)?;
         let start = browsers.iter().find_map(|browser| attempt.of_browser(browser));
 
         // 2. The provider: right issuer, on success and on error alike (RFC 9207 section 2.4). Where
@@ -194,10 +195,10 @@ impl Broker {
             (Some(_), ..) => Outcome::Wrong,
             (None, ..) => Outcome::OtherBrowser,
         };
-        let place = self.place_for_a_stranger().await?;
+        let permit = self.browser_permit().await?;
         let arrival = self.storage.use_attempt(attempt.id, &attempt.salt).await;
         let arrival = arrival.map_err(|error| unavailable(error.into()))?;
-        drop(place);
+        drop(permit);
         match (outcome, start, arrival) {
             (Outcome::OtherBrowser, ..) | (_, None, _) => {
                 Err(Problem::OtherBrowser { start: again() })
@@ -214,15 +215,20 @@ impl Broker {
         }
     }
 
-    /// A place among the few requests of browsers that use the database at once: anyone can send them.
-    async fn place_for_a_stranger(&self) -> Result<SemaphorePermit<'_>, Problem> {
-        let place = tokio::time::timeout(STRANGER_WAIT, self.strangers.acquire()).await;
-        place.ok().and_then(Result::ok).ok_or(Problem::Unavailable)
+    /// One of the few permits with which requests of browsers use the database: anyone can send them.
+    async fn browser_permit(&self) -> Result<SemaphorePermit<'_>, Problem> {
+        let permit = tokio::time::timeout(BROWSER_WAIT, self.browser_permits.acquire()).await;
+        permit.ok().and_then(Result::ok).ok_or(Problem::Unavailable)
     }
 
-    async fn seen_by_a_stranger(&self, id: Id) -> Result<Option<Seen>, Problem> {
-        let _place = self.place_for_a_stranger().await?;
-        self.seen(id).await
+    async fn find_for_browser(&self, id: Id) -> Result<Option<Seen>, Problem> {
+        let _permit = self.browser_permit().await?;
+        self.find(id).await
+    }
+
+    async fn find(&self, id: Id) -> Result<Option<Seen>, Problem> {
+        let found = self.storage.find_authorization(None, id).await;
+        found.map_err(|error| unavailable(BrokerError::from(error)))
     }
 
     /// The provider with its endpoints.
@@ -284,11 +290,11 @@ impl Broker {
         start: &Start<'_>,
         provider: &Provider,
     ) -> Result<Landing, Problem> {
-        let mut seen = self.seen(id).await?.ok_or(Problem::UnknownRedirect)?;
+        let mut seen = self.find_for_browser(id).await?.ok_or(Problem::UnknownRedirect)?;
         let waiting_ends = tokio::time::Instant::now() + EXCHANGE_WAIT;
         while seen.state() == State::Exchanging && tokio::time::Instant::now() < waiting_ends {
             tokio::time::sleep(EXCHANGE_POLL).await;
-            seen = self.seen(id).await?.ok_or(Problem::UnknownRedirect)?;
+            seen = self.find_for_browser(id).await?.ok_or(Problem::UnknownRedirect)?;
         }
         let link = || seen.authorization.link_works(seen.now).then(|| self.start_url(id));
         match seen.state() {
@@ -309,7 +315,7 @@ impl Broker {
 
     /// The page of an authorization that another redirect has taken further.
     async fn landing_of_closed(&self, id: Id, provider: &Provider) -> Result<Landing, Problem> {
-        let seen = self.seen(id).await?.ok_or(Problem::UnknownRedirect)?;
+        let seen = self.find_for_browser(id).await?.ok_or(Problem::UnknownRedirect)?;
         match seen.state() {
             State::Exchanging | State::AwaitingConfirmation => {
                 Err(Problem::UsedRedirect { start: None })
@@ -338,13 +344,6 @@ impl Broker {
     /// Where a provider sends the browser back to.
     pub(super) fn redirect_uri(&self, provider: &Provider) -> Url {
         redirect_uri(&self.settings.public_url, &provider.name)
-    }
-
-    async fn seen(&self, id: Id) -> Result<Option<Seen>, Problem> {
-        self.storage
-            .find_authorization(None, id)
-            .await
-            .map_err(|error| unavailable(BrokerError::from(error)))
     }
 }
 

@@ -72,8 +72,7 @@ impl Connections {
         Arc::new(Self { listener, limits, open: Mutex::default() })
     }
 
-    /// Gives a new connection a place. Returns `None` if the limits leave none, even without the connection that has
-    /// been pending longest.
+    /// Gives a new connection a place. Returns `None` if the limits leave none, even without a pending connection.
     pub(super) fn admit(self: &Arc<Self>, peer: SocketAddr) -> Option<Place> {
         let mut open = self.open();
         if open.is_closing {
@@ -90,7 +89,8 @@ impl Connections {
         } else if all_of_peer >= self.limits.per_peer || of_peer >= self.limits.pending_per_peer {
             open.end_oldest(Some(network))
         } else if open.pending.len() >= self.limits.pending || open.total >= self.limits.total {
-            open.end_oldest(None)
+            let greediest = open.greediest();
+            open.end_oldest(greediest)
         } else {
             return Some(self.place(&mut open, peer));
         };
@@ -136,6 +136,11 @@ impl Open {
         let removed = self.pending.remove(&number)?;
         decrement(&mut self.pending_by_peer, removed.peer);
         Some(removed)
+    }
+
+    /// The peer with the most pending connections, so that a few peers cannot push out all others.
+    fn greediest(&self) -> Option<IpAddr> {
+        self.pending_by_peer.iter().max_by_key(|(_, count)| **count).map(|(peer, _)| *peer)
     }
 
     /// Ends the connection that has been pending longest, of one peer or of all. Returns `false` if none is pending.
@@ -236,6 +241,17 @@ mod tests {
         let third = admit(&connections, "::ffff:192.0.2.1").expect("a place");
         let ended = [&other, &first, &second, &third].map(|place| place.end.is_cancelled());
         assert_eq!(ended, [false, true, false, false]);
+    }
+
+    #[test]
+    fn the_peer_with_the_most_pending_connections_gives_way_to_others() {
+        let connections = Connections::new("test", LIMITS);
+        let single = admit(&connections, "192.0.2.2").expect("a place");
+        let first = admit(&connections, "192.0.2.1").expect("a place");
+        let second = admit(&connections, "192.0.2.1").expect("a place");
+        let _other = admit(&connections, "192.0.2.3").expect("a place");
+        let ended = [&single, &first, &second].map(|place| place.end.is_cancelled());
+        assert_eq!(ended, [false, true, false]);
     }
 
     #[test]

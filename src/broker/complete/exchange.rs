@@ -34,7 +34,9 @@ impl Broker {
     ) -> Result<Landing, Problem> {
         let id = attempt.id;
         // Recorded first: from here on no other redirect may send a code for this authorization.
+        let permit = self.browser_permit().await?;
         let begun = self.storage.begin_exchange(id, &attempt.salt).await;
+        drop(permit);
         let exchanged_at = match begun.map_err(|error| unavailable(error.into()))? {
             Begun::Now(at) => at,
             Begun::Before => return self.landing_again(id, start, server).await,
@@ -143,7 +145,7 @@ impl Broker {
             self.metrics.authorization(&server.name, "authorized");
         }
         tracing::info!(authorization.id = %authorization.id, "code exchanged");
-        let seen = self.seen(authorization.id).await?.ok_or(Problem::UnknownRedirect)?;
+        let seen = self.find(authorization.id).await?.ok_or(Problem::UnknownRedirect)?;
         match seen.state() {
             State::AwaitingConfirmation => Ok(self.confirm_landing(&seen, start, server)),
             _ => Ok(landing_of_final(&seen, server)),
@@ -151,7 +153,7 @@ impl Broker {
     }
 
     async fn is_authorized(&self, id: Id) -> Result<bool, Problem> {
-        let seen = self.seen(id).await?;
+        let seen = self.find(id).await?;
         Ok(seen.is_some_and(|seen| matches!(seen.state(), State::Authorized)))
     }
 
@@ -221,7 +223,7 @@ impl Broker {
             .await
         };
         stored.map_err(|error| unavailable(error.into()))?;
-        let seen = self.seen(id).await?.ok_or(Problem::UnknownRedirect)?;
+        let seen = self.find(id).await?.ok_or(Problem::UnknownRedirect)?;
         match seen.state() {
             State::Pending => {
                 let again = seen.authorization.link_works(seen.now).then(|| self.start_url(id));

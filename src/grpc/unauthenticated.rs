@@ -15,9 +15,9 @@ use tonic::server::NamedService;
 use super::body::{PlacedBody, TimedBody};
 use crate::listener::PeerInfo;
 
-/// A service that anyone may call, a few calls at once.
+/// A service without authentication, for a few calls at once.
 #[derive(Debug, Clone)]
-pub(super) struct OpenToAll<S> {
+pub(super) struct Unauthenticated<S> {
     inner: S,
     places: Arc<Semaphore>,
     /// Places of streams, which last: they must not keep checks out.
@@ -26,18 +26,18 @@ pub(super) struct OpenToAll<S> {
     timeout: Duration,
 }
 
-impl<S> OpenToAll<S> {
+impl<S> Unauthenticated<S> {
     pub(super) fn new(inner: S, places: usize, timeout: Duration) -> Self {
         let semaphore = || Arc::new(Semaphore::new(places));
         Self { inner, places: semaphore(), streams: semaphore(), timeout }
     }
 }
 
-impl<S: NamedService> NamedService for OpenToAll<S> {
+impl<S: NamedService> NamedService for Unauthenticated<S> {
     const NAME: &'static str = S::NAME;
 }
 
-impl<S> tower::Service<http::Request<Body>> for OpenToAll<S>
+impl<S> tower::Service<http::Request<Body>> for Unauthenticated<S>
 where
     S: tower::Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
     S::Future: Send + 'static,
