@@ -42,7 +42,8 @@ pub use self::ops::Ops;
 pub use self::problem::{Problem, Problems};
 pub use self::telemetry::{LogFormat, Telemetry};
 
-use self::problem::Reported;
+use self::problem::{Report, Reported};
+use self::secret::{Access, access_of_all};
 use self::section::Section;
 use crate::broker::Bounds;
 use crate::domain::bot::Bot;
@@ -94,7 +95,8 @@ impl Config {
             let wrong = format!("cannot be read: {error}; name a text file with --config");
             Problems::new(vec![Problem::new(path.display().to_string(), wrong)])
         })?;
-        Self::parse(&text, path.parent().unwrap_or(Path::new("")), environment)
+        let folder = path.parent().unwrap_or(Path::new(""));
+        Self::parse_file(Some(path), &text, folder, environment)
     }
 
     /// The same for a text. Relative paths of `_file` keys, in the environment too, are resolved
@@ -108,9 +110,21 @@ impl Config {
         folder: &Path,
         environment: impl Iterator<Item = (String, String)>,
     ) -> Result<Self, Problems> {
+        Self::parse_file(None, text, folder, environment)
+    }
+
+    fn parse_file(
+        file: Option<&Path>,
+        text: &str,
+        folder: &Path,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, Problems> {
         let (table, report) = document::read(text, folder, environment)
             .map_err(|problem| Problems::new(vec![problem]))?;
         let mut config = read(&mut Section::root(&report, table));
+        if let Some(file) = file {
+            check_file(file, &report);
+        }
         if let Ok(config) = &mut config {
             config.posture = posture::of(config, &report);
         }
@@ -119,6 +133,21 @@ impl Config {
             Ok(config) if problems.is_empty() => Ok(config),
             _ => Err(Problems::new(problems)),
         }
+    }
+}
+
+/// Refuses a configuration that anyone can change, and takes note of secrets in one that anyone can read.
+fn check_file(file: &Path, report: &Report) {
+    let name = file.display().to_string();
+    match access_of_all(file) {
+        Access::Write => {
+            report.push(&name, "every user can write this file; run chmod go-w on it");
+        }
+        Access::Read if report.has_secret.get() => {
+            let wrong = "every user can read this file, which holds secrets; run chmod 600 on it, or use the `_file` keys";
+            report.note(&name, wrong);
+        }
+        Access::Read | Access::None => {}
     }
 }
 

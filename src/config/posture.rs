@@ -150,6 +150,44 @@ mod tests {
     }
 
     #[test]
+    fn a_configuration_file_with_secrets_belongs_to_one_user() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("token-broker.toml");
+        let with_mode = |text: &str, mode| {
+            std::fs::write(&file, text).expect("a file");
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).expect("a mode");
+            let loaded = Config::load(&file, std::iter::empty());
+            let messages =
+                |problems: Vec<Problem>| problems.into_iter().map(|p| p.message).collect();
+            loaded.map(|config| messages(config.posture)).map_err(|wrong| wrong.to_string())
+        };
+        let notes: Vec<String> = with_mode(MINIMAL, 0o600).expect("a configuration");
+        assert_eq!(notes, [""; 0]);
+        let notes = with_mode(MINIMAL, 0o644).expect("a configuration");
+        assert_eq!(
+            notes,
+            [
+                "every user can read this file, which holds secrets; run chmod 600 on it, or use the `_file` keys"
+            ]
+        );
+        let wrong = with_mode(MINIMAL, 0o622).expect_err("a problem");
+        assert!(wrong.ends_with("every user can write this file; run chmod go-w on it"), "{wrong}");
+
+        for (name, text) in
+            [("key", "XiNvYq6hXRB9QS0pK4sIr2GjAbt5tAa3YR0IUbpO7zQ="), ("secret", "x")]
+        {
+            let file = folder.path().join(name);
+            std::fs::write(&file, text).expect("a file");
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600))
+                .expect("a mode");
+        }
+        let without = MINIMAL
+            .replace("key = \"XiNvYq6hXRB9QS0pK4sIr2GjAbt5tAa3YR0IUbpO7zQ=\"", "key_file = \"key\"")
+            .replace("client_secret = \"canary-acme\"", "client_secret_file = \"secret\"");
+        assert_eq!(with_mode(&without, 0o644).expect("a configuration"), [""; 0]);
+    }
+
+    #[test]
     fn what_is_never_right_is_refused() {
         let wrong = |text: &str| parse(text, Path::new(""), &[]).expect_err("a problem");
         let with = |line: &str| format!("{MINIMAL}\n{line}");

@@ -1,6 +1,6 @@
-//! What is wrong with a configuration, told all at once.
+//! Problems of a configuration, which are reported all at once.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -28,6 +28,8 @@ pub(super) struct Report {
     problems: RefCell<Vec<Problem>>,
     /// Valid but weak settings.
     notes: RefCell<Vec<Problem>>,
+    /// Whether the configuration file itself holds a secret.
+    pub(super) has_secret: Cell<bool>,
     /// The environment variable that set a key, by dotted key.
     pub(super) variables: BTreeMap<String, String>,
     /// What relative paths are resolved against.
@@ -59,6 +61,7 @@ impl Report {
         Self {
             problems: RefCell::default(),
             notes: RefCell::default(),
+            has_secret: Cell::new(false),
             variables: BTreeMap::new(),
             folder: folder.to_owned(),
         }

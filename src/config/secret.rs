@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use secrecy::SecretString;
+use url::Url;
 use zeroize::Zeroizing;
 
 use super::problem::Reported;
@@ -30,7 +31,13 @@ impl Section<'_> {
         let file = self.optional(file_key, value::filled);
         match (direct?, file?) {
             (Some(_), Some(_)) => Err(self.both_given(key, file_key)),
-            (Some(text), None) => Ok(Some(Secret { key, value: text.into() })),
+            (Some(text), None) => {
+                let is_url = Url::parse(&text).is_ok_and(|url| url.password().is_none());
+                if !is_url && !self.is_from_environment(key) {
+                    self.report.has_secret.set(true);
+                }
+                Ok(Some(Secret { key, value: text.into() }))
+            }
             (None, Some(file)) => {
                 let text = self.file(file_key, &file)?;
                 let text = without_final_newline(&text);
@@ -63,19 +70,39 @@ impl Section<'_> {
 impl Section<'_> {
     /// Refuses a secret that anyone can replace, and takes note of one that anyone can read.
     pub(super) fn check_mode(&self, key: &str, path: &Path) -> Result<(), Reported> {
-        // A file that is missing is reported when it is read.
-        let Ok(mode) = std::fs::metadata(path).map(|metadata| metadata.permissions().mode()) else {
-            return Ok(());
-        };
         let shown = path.display();
-        if mode & WRITABLE_BY_ALL != 0 {
-            let wrong = format!("names {shown}, which every user can write; run chmod 600 on it");
-            return Err(self.problem(key, wrong));
-        }
-        if mode & READABLE_BY_ALL != 0 {
-            self.note(key, format!("every user can read {shown}; run chmod 600 on it"));
+        match access_of_all(path) {
+            Access::Write => {
+                let wrong =
+                    format!("names {shown}, which every user can write; run chmod 600 on it");
+                return Err(self.problem(key, wrong));
+            }
+            Access::Read => {
+                self.note(key, format!("every user can read {shown}; run chmod 600 on it"));
+            }
+            Access::None => {}
         }
         Ok(())
+    }
+}
+
+/// The access of every user of the machine to a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    None,
+    Read,
+    Write,
+}
+
+/// The most that every user may do with a file. A file that is missing is reported when it is read.
+pub(super) fn access_of_all(path: &Path) -> Access {
+    let mode = std::fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode());
+    if mode & WRITABLE_BY_ALL != 0 {
+        Access::Write
+    } else if mode & READABLE_BY_ALL != 0 {
+        Access::Read
+    } else {
+        Access::None
     }
 }
 

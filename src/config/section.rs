@@ -38,6 +38,11 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Whether a variable of the environment has set a key of this table.
+    pub(super) fn is_from_environment(&self, key: &str) -> bool {
+        self.report.variables.contains_key(&join(&self.path, key))
+    }
+
     /// Records a weak setting for the posture report.
     pub(super) fn note(&self, key: &str, message: impl AsRef<str>) {
         self.report.note(&join(&self.path, key), message);

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::problem::Reported;
+use super::secret::{Access, access_of_all};
 use super::section::Section;
 use super::value::filled;
 use crate::listener::TlsFiles;
@@ -28,12 +29,25 @@ pub(super) fn read(
     };
     let folder = section.report.folder.clone();
     let at = |path: String| -> PathBuf { folder.join(path) };
-    let check = |key: &str, path: Option<&String>| match path {
-        Some(path) => section.check_mode(key, &folder.join(path)),
-        None => Ok(()),
-    };
-    let checked = check("key_file", key.as_ref().ok());
+    let given = |path: Option<&String>| path.map(|path| folder.join(path));
+    let key_path = given(key.as_ref().ok());
+    let checked = key_path.map_or(Ok(()), |path| section.check_mode("key_file", &path));
+    let public = [
+        ("certificate_file", given(certificate.as_ref().ok())),
+        ("client_ca_file", given(client_ca.as_ref().ok().and_then(Option::as_ref))),
+    ];
+    let public = public.into_iter().filter_map(|(key, path)| path.map(|path| (key, path)));
+    let changeable = public.filter(|(_, path)| access_of_all(path) == Access::Write);
+    let refused = changeable.map(|(key, path)| {
+        let path = path.display();
+        Err(section.problem(
+            key,
+            format!("names {path}, which every user can write; run chmod go-w on it"),
+        ))
+    });
+    let refused: Result<(), Reported> = refused.collect();
     section.finish();
     checked?;
+    refused?;
     Ok(TlsFiles { certificate: at(certificate?), key: at(key?), client_ca: client_ca?.map(at) })
 }
