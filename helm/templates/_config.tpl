@@ -6,14 +6,22 @@ A JSON string, number or list of strings is TOML as well.
 {{- $secrets := "/etc/token-broker/secrets" -}}
 [grpc]
 listen = {{ include "token-broker.listen" (list .Values.listenAddress 50051) | toRawJson }}
-# The broker speaks no TLS itself: a mesh or a Gateway does it in front.
+{{- if eq .Values.grpc.transport "tls" }}
+tls = { certificate_file = {{ printf "%s/grpc-tls/tls.crt" $secrets | toRawJson }}, key_file = {{ printf "%s/grpc-tls/tls.key" $secrets | toRawJson }}
+{{- if .Values.grpc.tls.clientCaKey }}, client_ca_file = {{ printf "%s/grpc-tls/client-ca.crt" $secrets | toRawJson }}{{ end }} }
+{{- else }}
+# {{ if eq .Values.grpc.transport "mesh" }}A mesh or a Gateway encrypts.{{ else }}Nothing encrypts.{{ end }}
 plaintext = "allow"
+{{- end }}
 max_connection_age = {{ toRawJson .Values.grpc.maxConnectionAge }}
 max_concurrent_calls = {{ int64 .Values.grpc.maxConcurrentCalls }}
 
 [http]
 listen = {{ include "token-broker.listen" (list .Values.listenAddress 8080) | toRawJson }}
 public_url = {{ toRawJson .Values.publicUrl }}
+{{- if .Values.http.tls.existingSecret }}
+tls = { certificate_file = {{ printf "%s/http-tls/tls.crt" $secrets | toRawJson }}, key_file = {{ printf "%s/http-tls/tls.key" $secrets | toRawJson }} }
+{{- end }}
 
 [ops]
 listen = {{ include "token-broker.listen" (list .Values.listenAddress 9090) | toRawJson }}

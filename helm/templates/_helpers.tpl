@@ -108,3 +108,8 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- define "token-broker.listen" -}}
 {{- printf "%s:%d" (index . 0) (index . 1 | int) -}}
 {{- end -}}
+
+{{/* The protocol of the gRPC port: HTTP/2 with or without TLS. */}}
+{{- define "token-broker.grpcProtocol" -}}
+{{- if eq .Values.grpc.transport "tls" }}https{{ else }}kubernetes.io/h2c{{ end -}}
+{{- end -}}

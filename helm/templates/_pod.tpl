@@ -77,6 +77,28 @@ volumeMounts:
           items:
             - key: {{ .Values.keyring.key | quote }}
               path: keyring/keys
+      {{- if eq .Values.grpc.transport "tls" }}
+      - secret:
+          name: {{ .Values.grpc.tls.existingSecret }}
+          items:
+            - key: tls.crt
+              path: grpc-tls/tls.crt
+            - key: tls.key
+              path: grpc-tls/tls.key
+            {{- with .Values.grpc.tls.clientCaKey }}
+            - key: {{ . | quote }}
+              path: grpc-tls/client-ca.crt
+            {{- end }}
+      {{- end }}
+      {{- with .Values.http.tls.existingSecret }}
+      - secret:
+          name: {{ . }}
+          items:
+            - key: tls.crt
+              path: http-tls/tls.crt
+            - key: tls.key
+              path: http-tls/tls.key
+      {{- end }}
       {{- if not (include "token-broker.isSqlite" .) }}
       - secret:
           name: {{ .Values.database.existingSecret }}

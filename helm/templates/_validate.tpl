@@ -19,6 +19,14 @@ What the schema cannot say. All that is wrong is told at once, each with what to
 {{- end -}}
 {{- end -}}
 
+{{- if not .Values.grpc.transport -}}
+{{- $wrong = append $wrong "grpc.transport: is required, for API keys and tokens cross the network; write tls (with grpc.tls.existingSecret), or mesh if a mesh or a Gateway encrypts, or plaintext if nothing does" -}}
+{{- else if and (eq .Values.grpc.transport "tls") (not .Values.grpc.tls.existingSecret) -}}
+{{- $wrong = append $wrong "grpc.tls.existingSecret: is required with grpc.transport: tls; name a Secret with tls.crt and tls.key, such as cert-manager makes" -}}
+{{- else if and (ne .Values.grpc.transport "tls") (or .Values.grpc.tls.existingSecret .Values.grpc.tls.clientCaKey) -}}
+{{- $wrong = append $wrong (printf "grpc.tls: has no use with grpc.transport: %s; write grpc.transport: tls, or remove it" .Values.grpc.transport) -}}
+{{- end -}}
+
 {{- if not .Values.keyring.existingSecret -}}
 {{- $wrong = append $wrong (printf "keyring.existingSecret: is required, for tokens are stored sealed; make a Secret whose key %q has a line `id:base64` (`token-broker keys new --line` prints one), and name it" .Values.keyring.key) -}}
 {{- end -}}
@@ -123,8 +131,8 @@ What the schema cannot say. All that is wrong is told at once, each with what to
 {{- end -}}
 {{- end -}}
 
-{{- if and (ne .Values.service.grpc.type "ClusterIP") (not .Values.service.grpc.tlsInFront) -}}
-{{- $wrong = append $wrong (printf "service.grpc.type: is %s, and the broker speaks no TLS, so that API keys and tokens would leave the cluster in the clear; write ClusterIP and let a Gateway do TLS (grpcRoute), or, where something in front of this Service does TLS, write service.grpc.tlsInFront: true" .Values.service.grpc.type) -}}
+{{- if and (ne .Values.service.grpc.type "ClusterIP") (ne .Values.grpc.transport "tls") (not .Values.service.grpc.tlsInFront) -}}
+{{- $wrong = append $wrong (printf "service.grpc.type: is %s without TLS, so API keys and tokens would leave the cluster in clear text; write grpc.transport: tls, or ClusterIP and let a Gateway terminate TLS (grpcRoute), or, if a proxy in front of this Service terminates TLS, service.grpc.tlsInFront: true" .Values.service.grpc.type) -}}
 {{- end -}}
 
 {{- $stop := 0 -}}
