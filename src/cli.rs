@@ -40,8 +40,14 @@ enum Command {
     Demo(demo::Arguments),
     /// Runs the service
     Serve(WithConfig),
-    /// Validates the configuration, the keys and the database, and prints all that is wrong
-    Check(WithConfig),
+    /// Tries what serve needs, and prints everything that is wrong
+    Check {
+        #[command(flatten)]
+        config: WithConfig,
+        /// Also try each client id and secret at its provider, with a made-up refresh token
+        #[arg(long)]
+        online: bool,
+    },
     /// Applies the migrations that the database lacks
     Migrate {
         #[command(flatten)]
@@ -124,7 +130,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Serve(config) => {
             serve::run(&load(&config.config)?, stop_signals(Hangup::Refused)?).await
         }
-        Command::Check(config) => check::run(&config.config).await,
+        Command::Check { config, online } => check::run(&config.config, online).await,
         Command::Migrate { config, status } => migrate::run(&load(&config.config)?, status).await,
         Command::Keys { command: KeysCommand::New { id, line } } => keys::new(id, line),
         Command::Keys { command: KeysCommand::Forget { config, id, yes } } => {
