@@ -1,5 +1,6 @@
 //! What others feel while strangers and one bot do their worst: slow sockets, unfinished messages, a flood of redirects
-//! of one link, and one bot whose calls wait for a provider that does not answer.
+//! of one link, and one bot whose calls wait for a provider that does not answer. `TOKEN_BROKER_BENCH_ATTACKS` names
+//! some of them (`sockets,messages,redirects,bot`) instead of all.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -58,9 +59,9 @@ pub async fn strangers() {
     let redirects = Arc::new(AtomicU64::new(0));
     begin(&server, &mut attack, &redirects).await;
     // Until every stranger has begun.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    tokio::time::sleep(AGAIN).await;
     let attacked = figures(&server).await;
-    while redirects.load(Ordering::Relaxed) < REDIRECTS {
+    while is_chosen("redirects") && redirects.load(Ordering::Relaxed) < REDIRECTS {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     drop(hanging);
@@ -138,16 +139,32 @@ async fn end(server: Process) -> f64 {
     began.elapsed().as_secs_f64()
 }
 
+fn is_chosen(attack: &str) -> bool {
+    let chosen = std::env::var("TOKEN_BROKER_BENCH_ATTACKS");
+    chosen.is_err() || chosen.is_ok_and(|names| names.split(',').any(|name| name == attack))
+}
+
 async fn begin(server: &Process, attack: &mut JoinSet<()>, redirects: &Arc<AtomicU64>) {
-    for _ in 0..SLOW_SOCKETS {
-        attack.spawn(slow_socket(server.http));
+    if is_chosen("sockets") {
+        for socket in 0..SLOW_SOCKETS {
+            // Spread, or the generator's own bursts would delay the calls that it measures.
+            let first = AGAIN.mul_f64(socket as f64 / SLOW_SOCKETS as f64);
+            attack.spawn(slow_socket(server.http, first));
+        }
     }
-    for _ in 0..MESSAGES / MESSAGES_PER_CONNECTION {
-        attack.spawn(unfinished_messages(server.address));
+    if is_chosen("messages") {
+        for _ in 0..MESSAGES / MESSAGES_PER_CONNECTION {
+            attack.spawn(unfinished_messages(server.address));
+        }
     }
-    let callback = callback(server).await;
-    for _ in 0..REDIRECTING {
-        attack.spawn(redirect(server.http, callback.clone(), Arc::clone(redirects)));
+    if is_chosen("redirects") {
+        let callback = callback(server).await;
+        for _ in 0..REDIRECTING {
+            attack.spawn(redirect(server.http, callback.clone(), Arc::clone(redirects)));
+        }
+    }
+    if !is_chosen("bot") {
+        return;
     }
     let key = ApiKey::new(GREEDY_API_KEY).expect("a key");
     let url = format!("http://{}", server.address);
@@ -173,7 +190,8 @@ async fn begin(server: &Process, attack: &mut JoinSet<()>, redirects: &Arc<Atomi
     }
 }
 
-async fn slow_socket(http: SocketAddr) {
+async fn slow_socket(http: SocketAddr, first: Duration) {
+    tokio::time::sleep(first).await;
     loop {
         if let Ok(mut stream) = TcpStream::connect(http).await {
             drop(stream.write_all(b"GET /oauth2/start/x HTTP/1.1\r\nHost: a\r\nX-Slow: ").await);

@@ -1,6 +1,6 @@
 //! Ends authorizations whose time is up, and deletes those that ended long ago.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
@@ -40,9 +40,16 @@ enum Overdue {
 /// How long a row that could not be dealt with is put off.
 const PUT_OFF: Duration = Duration::from_secs(10 * 60);
 
-/// How many attempts one statement deletes, and how many statements one authorization gets in a round.
-const ATTEMPTS: u64 = 500;
+/// How many attempts one statement deletes. On SQLite every other write waits while it runs, and each row is on a page
+/// of its own, because salts are random.
+const ATTEMPTS: u64 = 400;
+const ATTEMPTS_ON_SQLITE: u64 = 50;
+
+/// How many such statements one authorization gets in a round.
 const ATTEMPT_ROUNDS: usize = 20;
+
+/// How much longer than a statement the pause after it is, so that other writes find the database free.
+const PAUSE_FACTOR: u32 = 9;
 
 impl Storage {
     /// Ends authorizations whose time is up, and disposes of their tokens as `disposal` says for their provider.
@@ -175,6 +182,7 @@ impl Storage {
     async fn delete_attempts(&self, model: &authorizations::Model) -> Result<bool, StorageError> {
         let of_authorization =
             || authorization_attempts::Column::AuthorizationId.eq(model.id.clone());
+        let limit = if self.is_shared() { ATTEMPTS } else { ATTEMPTS_ON_SQLITE };
         let mut after = Vec::new();
         for _ in 0..ATTEMPT_ROUNDS {
             let salts: Vec<Vec<u8>> = authorization_attempts::Entity::find()
@@ -183,21 +191,24 @@ impl Storage {
                 .filter(of_authorization())
                 .filter(authorization_attempts::Column::Salt.gt(after))
                 .order_by_asc(authorization_attempts::Column::Salt)
-                .limit(ATTEMPTS)
+                .limit(limit)
                 .into_tuple()
                 .all(&self.db)
                 .await?;
             let Some(last) = salts.last().cloned() else { return Ok(true) };
-            let is_last = (salts.len() as u64) < ATTEMPTS;
-            let _turn = self.turn().await;
+            let is_last = (salts.len() as u64) < limit;
+            let turn = self.turn().await;
+            let began = Instant::now();
             authorization_attempts::Entity::delete_many()
                 .filter(of_authorization())
                 .filter(authorization_attempts::Column::Salt.lte(last.clone()))
                 .exec(&self.db)
                 .await?;
+            drop(turn);
             if is_last {
                 return Ok(true);
             }
+            tokio::time::sleep(began.elapsed() * PAUSE_FACTOR).await;
             after = last;
         }
         Ok(false)

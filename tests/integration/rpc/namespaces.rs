@@ -178,17 +178,26 @@ async fn matrix() {
                 };
                 let answer = client.get_token(request).await;
                 let place = (namespace, provider, subject);
-                match tokens.get(&place) {
-                    _ if !may_use(bounds, provider) => {
-                        assert_eq!(why(answer).1, "PROVIDER_NOT_ALLOWED", "{bot} {place:?}");
-                    }
-                    None => assert_eq!(why(answer).1, "AUTHORIZATION_REQUIRED", "{bot} {place:?}"),
+                let request = proto::RefreshRequest {
+                    key: Some(key_at(provider, subject, "")),
+                    ..Default::default()
+                };
+                let refreshed = client.refresh(request).await;
+                let refusal = match tokens.get(&place) {
+                    _ if !may_use(bounds, provider) => "PROVIDER_NOT_ALLOWED",
+                    None => "AUTHORIZATION_REQUIRED",
                     Some(own) => {
                         let token = answer.expect("a token").into_inner().token;
                         assert_eq!(token.expect("a token").access_token, *own, "{bot} {place:?}");
+                        let next = refreshed.expect("a token").into_inner().token.expect("a token");
+                        assert!(!tokens.values().any(|token| *token == next.access_token));
+                        tokens.insert(place, next.access_token);
                         visible.insert((provider.to_owned(), subject.to_owned()));
+                        continue;
                     }
-                }
+                };
+                assert_eq!(why(answer).1, refusal, "{bot} {place:?}");
+                assert_eq!(why(refreshed).1, refusal, "{bot} {place:?}");
             }
         }
         let listed: BTreeSet<_> = grants(&mut client)
@@ -199,14 +208,52 @@ async fn matrix() {
             .collect();
         assert_eq!(listed, visible, "{bot}");
         for (owner, provider, id) in &ids {
-            let request = proto::GetAuthorizationRequest { authorization_id: id.clone() };
+            let authorization_id = id.clone();
+            let request = proto::GetAuthorizationRequest { authorization_id };
             let answer = client.get_authorization(request).await;
             if *owner == namespace && may_use(bounds, provider) {
                 answer.expect("an authorization");
-            } else {
-                assert_eq!(why(answer).1, "AUTHORIZATION_NOT_FOUND", "{bot} {owner}");
+                continue;
             }
+            assert_eq!(why(answer).1, "AUTHORIZATION_NOT_FOUND", "{bot} {owner}");
+            let authorization_id = id.clone();
+            let request = proto::WatchAuthorizationRequest { authorization_id };
+            let answer = client.watch_authorization(request).await;
+            assert_eq!(why(answer).1, "AUTHORIZATION_NOT_FOUND", "{bot} {owner}");
+            let authorization_id = id.clone();
+            let request = proto::CancelAuthorizationRequest { authorization_id };
+            let answer = client.cancel_authorization(request).await;
+            assert_eq!(why(answer).1, "AUTHORIZATION_NOT_FOUND", "{bot} {owner}");
         }
     }
-    assert_eq!(world.provider.ledger().refreshes, 0);
+    revoke_each(&world, tokens, &may_use).await;
+}
+
+/// Each bot in turn revokes every key that it can name, which ends the tokens of its namespace alone.
+async fn revoke_each(
+    world: &World,
+    mut tokens: BTreeMap<(&str, &str, &str), String>,
+    may_use: &dyn Fn(&[&str], &str) -> bool,
+) {
+    for (bot, namespace, bounds) in BOTS {
+        let mut client = world.client_of(bot);
+        for provider in PROVIDERS {
+            for subject in SUBJECTS {
+                let request = proto::RevokeRequest { key: Some(key_at(provider, subject, "")) };
+                let answer = client.revoke(request).await;
+                if may_use(bounds, provider) {
+                    let outcome = answer.expect("an answer").into_inner().revocation();
+                    let ended = tokens.remove(&(namespace, provider, subject)).is_some();
+                    let expected =
+                        if ended { proto::Revocation::Done } else { proto::Revocation::NotNeeded };
+                    assert_eq!(outcome, expected, "{bot} {provider} {subject}");
+                } else {
+                    assert_eq!(why(answer).1, "PROVIDER_NOT_ALLOWED", "{bot} {provider}");
+                }
+            }
+        }
+        for token in tokens.values() {
+            assert!(world.provider.is_living(token), "{bot} has ended another namespace's token");
+        }
+    }
 }
