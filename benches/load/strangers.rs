@@ -32,7 +32,7 @@ const REDIRECTS: u64 = 100_000;
 const REDIRECTING: u32 = 8;
 /// When a stranger opens a connection again that was closed.
 const AGAIN: Duration = Duration::from_secs(10);
-/// When the greedy bot repeats a call that failed.
+/// When the greedy bot repeats a call that failed, on average.
 const GREEDY_AGAIN: Duration = Duration::from_secs(3);
 const DURATION: Duration = Duration::from_secs(20);
 const MIB: f64 = 1024.0 * 1024.0;
@@ -172,7 +172,8 @@ async fn begin(server: &Process, attack: &mut JoinSet<()>, redirects: &Arc<Atomi
     for user in 0..USERS {
         let mut client = Client::new(channel.clone(), key.clone());
         // Spread, or the bursts would measure the generator's own timer.
-        let first = GREEDY_AGAIN.mul_f64(user as f64 / USERS as f64);
+        let phase = user as f64 / USERS as f64;
+        let first = GREEDY_AGAIN.mul_f64(phase);
         attack.spawn(async move {
             tokio::time::sleep(first).await;
             let key = proto::GrantKey {
@@ -184,7 +185,8 @@ async fn begin(server: &Process, attack: &mut JoinSet<()>, redirects: &Arc<Atomi
                 let request =
                     proto::RefreshRequest { key: Some(key.clone()), ..Default::default() };
                 drop(client.refresh(request).await);
-                tokio::time::sleep(GREEDY_AGAIN).await;
+                // All fail at the same moment when the circuit breaker opens. Clients repeat with jitter.
+                tokio::time::sleep(GREEDY_AGAIN.mul_f64(0.5 + phase)).await;
             }
         });
     }
