@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use sea_orm::sea_query::{Expr, ExprTrait};
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait as _, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+};
 
 use super::{NewRevocations, convert, in_state};
 use crate::domain::authorization::{
@@ -19,7 +21,7 @@ use crate::storage::{Storage, StorageError, Write};
 /// The result of one round of the sweep.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Swept {
-    /// How many authorizations the round looked at.
+    /// The number of authorizations that the round looked at.
     pub rows: usize,
     /// The provider and the final state of each that the round ended.
     pub ended: Vec<(Name, State)>,
@@ -37,18 +39,18 @@ enum Overdue {
     Unfinished,
 }
 
-/// How long a row that could not be dealt with is put off.
+/// The time for which a row that could not be dealt with is put off.
 const PUT_OFF: Duration = Duration::from_secs(10 * 60);
 
-/// How many attempts one statement deletes. On SQLite every other write waits while it runs, and each row is on a page
+/// The number of attempts that one statement deletes. On SQLite every other write waits while it runs, and each row is on a page
 /// of its own, because salts are random.
 const ATTEMPTS: u64 = 400;
 const ATTEMPTS_ON_SQLITE: u64 = 50;
 
-/// How many such statements one authorization gets in a round.
+/// The number of such statements that one authorization gets in a round.
 const ATTEMPT_ROUNDS: usize = 20;
 
-/// How much longer than a statement the pause after it is, so that other writes find the database free.
+/// The length of the pause after a statement, in times of the statement, so that other writes find the database free.
 const PAUSE_FACTOR: u32 = 9;
 
 impl Storage {
@@ -205,6 +207,7 @@ impl Storage {
                 .exec(&self.db)
                 .await?;
             drop(turn);
+            self.checkpoint().await?;
             if is_last {
                 return Ok(true);
             }
@@ -212,6 +215,15 @@ impl Storage {
             after = last;
         }
         Ok(false)
+    }
+
+    /// Copies SQLite's log into the database file, without keeping writers out. Otherwise the commit of a refresh would
+    /// do it, and take long: the deleted rows are on many pages.
+    async fn checkpoint(&self) -> Result<(), StorageError> {
+        if !self.is_shared() {
+            self.db.execute_unprepared("PRAGMA wal_checkpoint(PASSIVE)").await?;
+        }
+        Ok(())
     }
 
     async fn put_off(

@@ -123,6 +123,11 @@ const PROVIDERS: [&str; 4] = ["acme", "p2", "p3", "p4"];
 /// Subjects that would collide if any part of a key were glued to the next, or folded.
 const SUBJECTS: [&str; 9] = ["u", "U", "u ", "u/acme", "a/u", "acme/u", "u\u{301}", "ú", "%75"];
 
+/// Returns `true` if a bot with these bounds may use a provider.
+fn may_use(bounds: &[&str], provider: &str) -> bool {
+    bounds.is_empty() || bounds.contains(&provider)
+}
+
 async fn matrix() {
     let world = World::with(|setup| {
         add_providers(setup, &PROVIDERS[1..]);
@@ -139,7 +144,6 @@ async fn matrix() {
             .into();
     })
     .await;
-    let may_use = |bounds: &[&str], provider: &str| bounds.is_empty() || bounds.contains(&provider);
 
     // About half of all keys get a grant, from any bot that may ask for it.
     let random = Random::seeded(20_260_101);
@@ -226,15 +230,11 @@ async fn matrix() {
             assert_eq!(why(answer).1, "AUTHORIZATION_NOT_FOUND", "{bot} {owner}");
         }
     }
-    revoke_each(&world, tokens, &may_use).await;
+    revoke_each(&world, tokens).await;
 }
 
 /// Each bot in turn revokes every key that it can name, which ends the tokens of its namespace alone.
-async fn revoke_each(
-    world: &World,
-    mut tokens: BTreeMap<(&str, &str, &str), String>,
-    may_use: &dyn Fn(&[&str], &str) -> bool,
-) {
+async fn revoke_each(world: &World, mut tokens: BTreeMap<(&str, &str, &str), String>) {
     for (bot, namespace, bounds) in BOTS {
         let mut client = world.client_of(bot);
         for provider in PROVIDERS {
