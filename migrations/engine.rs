@@ -1,9 +1,9 @@
-//! Which engine the steps run on, as far as their statements differ.
+//! The engine that the migrations run on, as far as their statements differ.
 
 use sea_orm_migration::SchemaManagerConnection;
 use sea_orm_migration::sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
 
-/// What speaks SQL: engines that speak PostgreSQL's protocol differ in what they build.
+/// The SQL engine: those that speak PostgreSQL's protocol differ in the schema objects that they build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Engine {
     Sqlite,

@@ -23,7 +23,7 @@ impl MigrationTrait for Step {
     }
 }
 
-/// How columns are declared on the database at hand.
+/// The column types of the present database.
 struct Columns {
     engine: Engine,
 }

@@ -1,5 +1,5 @@
-//! Who the user is at the provider: `sub` of a checked ID token beside the name to show, and both
-//! with an authorization that still awaits its confirmation.
+//! Adds the user at the provider: `sub` of a checked ID token beside the displayed name, in grants and in
+//! authorizations that await confirmation.
 
 use sea_orm_migration::prelude::*;
 

@@ -1,5 +1,4 @@
-//! What the workers look for: refreshes that are due ahead of their time, for grants that are used, and
-//! refreshes of which nobody knows whether they took place.
+//! Adds indexes for the workers: grants in use that are due for a proactive refresh, and refreshes in doubt.
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_orm::ConnectionTrait;

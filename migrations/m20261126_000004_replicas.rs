@@ -1,5 +1,4 @@
-//! Who holds a refresh, which keys sealed the rows, and sealed tokens in the outbox that nobody can
-//! open now.
+//! Adds the holders of leases, the keys that sealed rows, and outbox entries that no present key opens.
 
 use sea_orm_migration::prelude::*;
 
@@ -13,7 +12,7 @@ impl MigrationTrait for Step {
         replicas
             .table("replicas")
             .col(ColumnDef::new("id").blob().not_null().primary_key())
-            // Which process it is, where the operating system tells; see `storage/replicas.rs`.
+            // The process, if the operating system identifies it; see `storage/replicas.rs`.
             .col(ColumnDef::new("location").text().null())
             .col(ColumnDef::new("started_at").big_integer().not_null())
             .col(ColumnDef::new("heartbeat_at").big_integer().not_null());

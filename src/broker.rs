@@ -50,10 +50,10 @@ use crate::provider::{Directory, Http, response};
 use crate::storage::{Disposal, Storage, StorageError, Takeover};
 use crate::telemetry::Metrics;
 
-/// How long a result that cannot be stored waits before the next try.
+/// The time that a result that cannot be stored waits before the next try.
 const STORE_AGAIN: Duration = Duration::from_secs(1);
 
-/// What the broker is made of. Shared by the edges and the workers.
+/// The broker's parts, shared by the listeners and the workers.
 pub struct Broker {
     storage: Storage,
     keyring: Arc<Keyring>,
@@ -77,12 +77,12 @@ pub struct Broker {
     metrics: Metrics,
 }
 
-/// What [`Broker::new`] takes.
+/// The parts of [`Broker::new`].
 #[derive(Debug)]
 pub struct Parts {
-    /// Where grants are kept.
+    /// The database.
     pub storage: Storage,
-    /// How providers are called.
+    /// The client for calls to providers.
     pub http: Http,
     /// Derives what redirects carry.
     pub keyring: Arc<Keyring>,
@@ -92,9 +92,9 @@ pub struct Parts {
     pub providers: Vec<Provider>,
     /// The configured bots.
     pub bots: Vec<Bot>,
-    /// What the operator chose.
+    /// Settings of the operator.
     pub settings: Settings,
-    /// Where things are counted.
+    /// The metrics.
     pub metrics: Metrics,
 }
 
@@ -132,13 +132,13 @@ impl Broker {
         self.bots.values()
     }
 
-    /// What the operator chose.
+    /// Settings of the operator.
     #[must_use]
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// The database, for the workers that watch over it.
+    /// The database, for the workers that watch it.
     #[must_use]
     pub fn storage(&self) -> &Storage {
         &self.storage
@@ -162,7 +162,7 @@ impl Broker {
         self.cache.forget(key);
     }
 
-    /// What the cache of living tokens has counted since the start.
+    /// The cache's counts since the start.
     #[must_use]
     pub fn cache_counts(&self) -> CacheCounts {
         self.cache.counts()
@@ -233,7 +233,7 @@ impl Broker {
         })
     }
 
-    /// Where things are counted.
+    /// The metrics.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
@@ -245,7 +245,7 @@ impl Broker {
         self.breakers.iter().map(|(name, breaker)| (name.clone(), breaker.reason())).collect()
     }
 
-    /// Whether the database answered when it was last asked.
+    /// Returns `true` if the database answered when it was last asked.
     #[must_use]
     pub fn storage_answers(&self) -> bool {
         self.database.is_up()
@@ -263,7 +263,7 @@ impl Broker {
         &self.draining
     }
 
-    /// Takes no new work from here on. What is under way goes on: [`Broker::drained`] waits for it.
+    /// Takes no new work from here on. [`Broker::drained`] waits for work in progress.
     pub fn drain(&self) {
         self.draining.cancel();
         self.tasks.close();
@@ -274,7 +274,7 @@ impl Broker {
         self.tasks.wait().await;
     }
 
-    /// The provider, where this bot may use it. Whether it is configured at all is not told.
+    /// Returns the provider if this bot may use it. The error does not reveal whether it is configured.
     fn provider_for(&self, bot: &Bot, name: &Name) -> Result<&Arc<Provider>, BrokerError> {
         self.providers
             .get(name.as_str())
@@ -296,7 +296,7 @@ impl Broker {
         Ok(provider)
     }
 
-    /// How tokens of a provider are disposed of. One that is no longer configured cannot be asked.
+    /// The disposal of a provider's tokens. A provider that is no longer configured cannot be called.
     fn disposal(&self, provider: &Name) -> Disposal<'static> {
         let provider = self.providers.get(provider.as_str());
         Disposal {

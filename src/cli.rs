@@ -52,7 +52,7 @@ enum Command {
     Migrate {
         #[command(flatten)]
         config: WithConfig,
-        /// Only tell which have been applied
+        /// Only show which ones are applied and pending
         #[arg(long)]
         status: bool,
     },
@@ -154,7 +154,7 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Writes lines for whoever ran the command.
+/// Writes lines to standard output.
 fn say(text: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{text}")?;
@@ -187,7 +187,7 @@ fn storage_settings(config: &Config) -> Settings {
     }
 }
 
-/// How providers are called.
+/// The client for calls to providers.
 fn http(config: &Config, metrics: Metrics) -> anyhow::Result<Http> {
     let egress = Egress::new(&config.providers, config.egress.allowed_networks.clone());
     Http::new(egress, metrics).context("cannot set up TLS for calls to providers")
@@ -202,7 +202,7 @@ async fn connect(config: &Config) -> anyhow::Result<Storage> {
     Ok(storage)
 }
 
-/// Opens the database for a service, which may be there before it.
+/// Opens the database for a service, which may start before its database.
 ///
 /// # Errors
 ///

@@ -1,7 +1,7 @@
 //! The configuration: a TOML file with the environment over it, checked as a whole.
 //!
 //! Every section is a table that its reader takes apart key by key (`section`), so that a key that
-//! nobody enforces is a [`Problem`] and never ignored. All problems are told together.
+//! is not enforced is a [`Problem`] and never ignored. All problems are reported together.
 
 mod address;
 mod authorizations;
@@ -55,27 +55,27 @@ const UNSUPPORTED: [&str; 1] = ["audit"];
 /// A configuration that was found in order. Secrets are in types whose `Debug` says nothing.
 #[derive(Debug)]
 pub struct Config {
-    /// Where bots call.
+    /// The listener for bots.
     pub grpc: Grpc,
-    /// Where browsers come.
+    /// The listener for browsers.
     pub http: Http,
-    /// Where the platform asks for health and metrics.
+    /// The listener for health and metrics.
     pub ops: Ops,
-    /// Where grants are stored.
+    /// The database.
     pub database: Database,
     /// The keys that seal what is stored.
     pub encryption: Encryption,
-    /// How long a person has.
+    /// The time that a person has.
     pub authorizations: Authorizations,
-    /// How long a token that was read may be served.
+    /// The time for which a token that was read may be served.
     pub cache: Bounds,
-    /// Where the broker may connect to.
+    /// The networks that the broker may connect to.
     pub egress: Egress,
     /// The authorization servers, in order of their names; at least one.
     pub providers: Vec<Provider>,
     /// The calling programs, in order of their names; at least one.
     pub bots: Vec<Bot>,
-    /// What the service tells about itself.
+    /// Logs, traces and metrics.
     pub telemetry: Telemetry,
     /// Valid but weak settings.
     pub posture: Vec<Problem>,

@@ -40,13 +40,13 @@ const SUBJECT: &str = "demo/you";
 /// The demo provider's name.
 const PROVIDER: &str = "demo";
 
-/// How long the demo provider's access tokens live.
+/// The time for which the demo provider's access tokens live.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(5 * 60);
 
-/// How many ports are tried from the usual one on.
+/// The number of ports that are tried from the usual one on.
 const PORTS_TO_TRY: u16 = 100;
 
-/// How long the demo's parts may take to answer after they were started.
+/// The time that the demo's parts may take to answer after they were started.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
 /// Options of `demo`.

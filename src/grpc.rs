@@ -47,18 +47,18 @@ const MAX_REFLECTION: usize = 16;
 /// The largest request to health and reflection, in bytes.
 const MAX_OPEN_REQUEST: usize = 4 * 1024;
 
-/// How long a caller of health may take to send its message, and how long reflection answers one caller.
+/// The time that a caller of health may take to send its message, and how long reflection answers one caller.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(10);
 const REFLECTION_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long connections without a credential stay open at the end, so that watchers of health see its last state.
+/// The time that connections without a credential stay open at the end, so that watchers of health see its last state.
 const UNAUTHENTICATED_GRACE: Duration = Duration::from_millis(1500);
 
-/// How much one call may send before its bytes are read, and how much one connection.
+/// The number of bytes that one call, and one connection, may send before they are read.
 const CALL_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
-/// How often a connection is asked whether it still lives.
+/// The interval at which a connection is asked whether it still lives.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// The service without a connection.
@@ -110,7 +110,7 @@ pub async fn serve(
         .http2_keepalive_interval(Some(KEEPALIVE))
         .initial_stream_window_size(CALL_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        // More than may be under way, so that one too many is told so, and does not wait in silence.
+        // More than the limit of calls, so that a call beyond it is refused at once instead of waiting.
         .max_concurrent_streams(limits.max_concurrent_calls.get().saturating_mul(2).max(200));
     if !limits.max_connection_age.is_zero() {
         server = server.max_connection_age(limits.max_connection_age);

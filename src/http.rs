@@ -45,7 +45,7 @@ type SharedBroker = State<Arc<Broker>>;
 /// One span a request. Its URL stays out: it has the code and the state.
 async fn in_span(request: Request<axum::body::Body>, next: Next) -> Response {
     let span = tracing::info_span!("http", trace_id = tracing::field::Empty);
-    // Whoever looks for holes in a web server finds none here, and leaves no traces.
+    // Requests of scanners leave no traces.
     if !request.uri().path().starts_with("/oauth2/") {
         Caller::stranger().adopt(&span);
     }
@@ -53,7 +53,7 @@ async fn in_span(request: Request<axum::body::Body>, next: Next) -> Response {
     next.run(request).instrument(span).await
 }
 
-/// What holds for every answer to a browser.
+/// Adds the headers of every answer to a browser.
 async fn strict_headers(mut response: Response) -> Response {
     let headers = response.headers_mut();
     let fixed: [(HeaderName, &'static str); 5] = [

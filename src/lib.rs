@@ -21,16 +21,7 @@
 //!
 //! A call goes `grpc/service.rs`, then `broker/*.rs`, then `provider` or `storage`, and back.
 //!
-//! # Where to add
-//!
-//! - **a provider**: it is configuration, `[providers.<name>]`; a new kind of deviation is a field of
-//!   [`domain::provider::Provider`], read in `config/providers.rs` and heeded in [`provider`].
-//! - **an RPC**: `proto/`, a method in `grpc/service.rs`, its conversion in `grpc/convert.rs`, a use
-//!   case in [`broker`], its name in [`config::METHODS`].
-//! - **a column**: a new step in `migrations/` (see the README there), the entity in
-//!   `storage/entity/`, its conversion beside the statements that use it.
-//! - **a metric**: an instrument in `telemetry/metrics.rs`, its row in `docs/operations.md`.
-//! - **an error**: a variant of [`broker::BrokerError`], and its row in `grpc/status.rs`.
+//! `CONTRIBUTING.md` says where to add an RPC, a provider setting, a configuration key, a metric or a column.
 
 // The futures of a use case nest more deeply in an optimized build than the default allows.
 #![recursion_limit = "256"]

@@ -30,13 +30,13 @@ pub use self::tls::{MaybeTls, Protocol, Tls, TlsError, TlsFiles};
 
 use self::connections::Connections;
 
-/// How many connections wait for the gRPC server to take them.
+/// The number of connections that wait for the gRPC server to take them.
 const READY: usize = 16;
 
-/// How long a peer may leave what was sent to it unread, in milliseconds. Then the system ends the connection.
+/// The time for which a peer may leave what was sent to it unread, in milliseconds. Then the system ends the connection.
 const WRITE_TIMEOUT_MS: u32 = 30_000;
 
-/// How long the listener waits after the system could not accept a connection.
+/// The time that the listener waits after the system could not accept a connection.
 const BACK_OFF: Duration = Duration::from_millis(100);
 
 /// A bound socket with its limits.

@@ -19,20 +19,20 @@ use crate::storage::DueWork;
 use crate::workers::contact::Schema;
 use crate::{grpc, http, workers};
 
-/// How long calls under way may take to end.
+/// The time that calls under way may take to end.
 const CALLS_END: Duration = Duration::from_secs(12);
 
-/// How long streams of health stay open after they have told the end.
+/// The time for which health streams stay open after their last message.
 const WATCHERS_END: Duration = Duration::from_secs(1);
 
-/// How long answers of providers are held for a database that is away. Past that the process ends,
+/// The time for which answers of providers are held for a database that is away. Past that the process ends,
 /// and says what was lost.
 const COMMITS_END: Duration = Duration::from_secs(30);
 
-/// How often a process that ends writes its heartbeat.
+/// The interval at which a process that ends writes its heartbeat.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// How long a process may take to leave the replicas.
+/// The time that a process may take to leave the replicas.
 const LEAVES: Duration = Duration::from_secs(1);
 
 /// The sockets of a broker.
@@ -44,7 +44,7 @@ pub struct Listeners {
     pub http: TcpListener,
     /// The platform asks here.
     pub ops: TcpListener,
-    /// How many connections each of them keeps open.
+    /// The number of connections that each of them keeps open.
     pub limits: ListenerLimits,
     /// TLS for bots, and for browsers.
     pub tls: ListenerTls,
@@ -84,7 +84,7 @@ pub enum RunError {
     /// A part ended by itself.
     #[error("{part}: {reason}")]
     Ended {
-        /// Which.
+        /// The part.
         part: &'static str,
         /// Why.
         reason: String,
@@ -122,7 +122,7 @@ pub async fn run(
     let location = location(&listeners);
     let watching = workers::contact::run(Arc::clone(&broker), contact, schema, location);
     parts.spawn(async move { watching.await.map_err(|reason| ("storage", reason)) });
-    // Nobody waits for it: what is still unknown is asked for when it is needed.
+    // In the background: an endpoint that is still unknown is fetched when it is needed.
     let learning = Arc::clone(&broker);
     let learning = tokio::spawn(async move { learning.providers().learn_all().await });
     workers::figures::watch(&broker);
@@ -162,7 +162,7 @@ pub async fn run(
         });
     }
 
-    // Soft: a part that ends before it was told to is a fault.
+    // A part that ends before the shutdown is a fault.
     let fault = tokio::select! {
         () = shutdown.cancelled() => None,
         ended = parts.join_next() => Some(fault_of(ended)),
@@ -200,7 +200,7 @@ pub async fn run(
     held.cancel();
     drop(tokio::time::timeout(LEAVES, beating).await);
     if drained.is_ok() {
-        // It holds nothing any more, so nobody need wait for its heartbeat to grow old.
+        // It holds no response any more, so other replicas need not wait until its heartbeat is old.
         let leaving = broker.storage().deregister_replica();
         if !matches!(tokio::time::timeout(LEAVES, leaving).await, Ok(Ok(()))) {
             tracing::debug!("this process stays among the replicas until its heartbeat is old");
@@ -216,7 +216,7 @@ pub async fn run(
     }
 }
 
-/// Names where this process runs, so that one that takes its place tells the others that it is gone: the
+/// Returns the place where this process runs, by which a successor reports that it is gone: the
 /// boot of the machine, the network namespace and the gRPC address, which one process alone can have
 /// bound. Returns `None` where the system does not say.
 fn location(listeners: &Listeners) -> Option<String> {
@@ -294,8 +294,8 @@ async fn report(
             () = stopping.cancelled() => {}
         }
     }
-    // Whoever watches health would keep its connection, and so this process, for ever. Watchers
-    // have been told; after a while their streams end too.
+    // A client that watches health would keep its connection, and so this process, for ever. Its last message was
+    // sent; a little later the stream ends.
     tokio::time::sleep(WATCHERS_END).await;
     let mut health = health;
     for service in [grpc::SERVICE_NAME, ""] {

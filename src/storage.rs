@@ -1,4 +1,4 @@
-//! What the broker keeps, in SQLite or PostgreSQL.
+//! Grants, authorizations and the outbox in SQLite or PostgreSQL.
 //!
 //! Each change of state is one statement, or one transaction that names every statement in order.
 //! Tokens are sealed and opened here and nowhere else.
@@ -60,7 +60,7 @@ pub struct Storage {
     /// Connections that calls cannot exhaust: for heartbeats, and for what providers have answered.
     reserved: Database,
     outage: Arc<Outage>,
-    /// Where the database is, if it is one that is called.
+    /// The address of the database server. `None` for SQLite.
     server: Option<server::Server>,
     clock: Clock,
     keyring: Arc<Keyring>,
@@ -74,7 +74,7 @@ pub struct Storage {
     /// SQLite has one writer. Writers queue here, in order of arrival, instead of polling for the
     /// file lock until `busy_timeout`.
     writer: Option<Arc<Semaphore>>,
-    /// Tells that this process serves an SQLite file; released when dropped.
+    /// The lock that marks an SQLite file as served; released when dropped.
     _serving: Option<std::fs::File>,
 }
 
@@ -82,7 +82,7 @@ pub struct Storage {
 struct Write(Transaction);
 
 impl Storage {
-    /// Whether other processes may serve from the same database.
+    /// Returns `true` if other processes may serve from the same database.
     #[must_use]
     pub fn is_shared(&self) -> bool {
         self.server.is_some()

@@ -36,13 +36,13 @@ pub use metrics::{DatabaseFigures, Metrics, ProcessFigures, TEXT_FORMAT};
 pub use panics::log_panics;
 pub use traces::{Caller, pass_on};
 
-/// Tells this process from its replicas, unless the environment does.
+/// Distinguishes this process from other replicas, unless the environment does.
 static INSTANCE: LazyLock<String> = LazyLock::new(|| hex::encode(Random::system().bytes::<16>()));
 
-/// How long one export may take.
+/// The time that one export may take.
 const EXPORT: Duration = Duration::from_secs(3);
 
-/// How log lines are written.
+/// The format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// One JSON object per line.
@@ -59,12 +59,12 @@ impl Format {
     }
 }
 
-/// Where log lines go.
+/// The destination of the log.
 #[derive(Debug)]
 pub enum Output {
     /// Standard error.
     StandardError,
-    /// A file, for a program whose terminal is taken.
+    /// A file, for a program that uses its terminal otherwise.
     File(std::fs::File),
 }
 
@@ -73,7 +73,7 @@ pub enum Output {
 #[error("{0}")]
 pub struct SetupError(String);
 
-/// Where traces and metrics go.
+/// The destination of traces and metrics.
 #[derive(Debug, Clone)]
 pub struct Otlp {
     /// A collector that speaks OTLP over gRPC.
@@ -112,10 +112,10 @@ fn unusable(error: ExporterBuildError) -> SetupError {
     SetupError(error.to_string())
 }
 
-/// What has begun, and is to be ended.
+/// Running telemetry, which [`Telemetry::end`] ends.
 #[derive(Debug)]
 pub struct Telemetry {
-    /// What is counted.
+    /// The metrics.
     pub metrics: Metrics,
     tracers: SdkTracerProvider,
 }
@@ -166,7 +166,7 @@ pub fn init(
         Output::StandardError => BoxMakeWriter::new(std::io::stderr),
         Output::File(file) => BoxMakeWriter::new(std::sync::Mutex::new(file)),
     };
-    // Without colours: they would stand in files, and confuse whoever searches them.
+    // Without colours, which would stay in files and hide text from searches.
     let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(writer);
     let lines = match format {
         Format::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
@@ -190,7 +190,7 @@ pub fn init(
     Ok(Telemetry { metrics: Metrics::new(otlp)?, tracers })
 }
 
-/// Who tells: the environment (`OTEL_RESOURCE_ATTRIBUTES`) may add to it.
+/// The attributes of this process. The environment (`OTEL_RESOURCE_ATTRIBUTES`) may add to them.
 fn resource() -> Resource {
     Resource::builder()
         .with_service_name("token-broker")
@@ -210,7 +210,7 @@ pub fn trace_id() -> String {
     trace_id_of(&Span::current())
 }
 
-/// Whether the current span's trace is recorded.
+/// Returns `true` if the current span's trace is recorded.
 #[must_use]
 pub fn is_recorded() -> bool {
     let span = Span::current();

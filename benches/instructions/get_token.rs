@@ -13,7 +13,7 @@ use gungraun::prelude::*;
 use gungraun::{Callgrind, EventKind};
 use token_broker_instructions::{Ready, bare, token_broker};
 
-/// How many calls are counted together.
+/// The number of calls that are counted together.
 const CALLS: u32 = 100;
 
 /// The most instructions that a call of the service may take.

@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use token_broker_client::{ApiKey, Client, proto};
 
-/// How many callers share a connection: bots with many users are few processes.
+/// The number of callers that share a connection: bots with many users are few processes.
 const PER_CONNECTION: usize = 16;
 
 /// The RPC of a load.
@@ -28,7 +28,7 @@ pub enum Call {
 pub struct Load {
     pub call: Call,
     pub callers: usize,
-    /// How many users the calls are about.
+    /// The number of users that the calls are about.
     pub users: usize,
     /// Calls a second of all callers together. Without it, each caller calls again at once.
     pub rate: Option<f64>,

@@ -1,4 +1,4 @@
-//! What the benchmark shares with the integration tests.
+//! Parts of the harness of the integration tests.
 #![expect(dead_code, reason = "the tests use more of it")]
 
 #[path = "../../tests/integration/harness/bare.rs"]

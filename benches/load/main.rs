@@ -1,5 +1,5 @@
-//! How fast the service answers, as ratios to what the machine gives at that moment: a bare tonic service
-//! that answers the same bytes, and `pgbench -S` on the same server. Prints Markdown tables.
+//! Measures the service in ratios to the same machine at the same time: a bare tonic service that answers the same
+//! bytes, and `pgbench -S` on the same server. Prints Markdown tables.
 //!
 //! ```text
 //! cargo bench --bench load                everything, about 15 minutes

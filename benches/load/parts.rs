@@ -18,7 +18,7 @@ use crate::table::{Table, figure, line, median};
 const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_secs(3);
 
-/// How many users the calls are about where nothing else is said.
+/// The number of users that the calls are about where nothing else is said.
 const USERS: usize = 1000;
 
 /// As long as it may be, so that few entries end within a round.
@@ -325,7 +325,7 @@ async fn growth() {
     for grants in [Some(USERS), Some(100_000), more].into_iter().flatten() {
         let url = if grants == USERS { url.clone() } else { postgres::database().await };
         let broker = Broker::on(url, &provider);
-        // Calls are about these; the rest of the rows is there to be in the way.
+        // Calls use these; the rest of the rows only makes the tables large.
         let users = grants.min(20_000);
         // The schema alone: the script fills an empty database.
         seeded(&broker, &provider, 0, 0).await;

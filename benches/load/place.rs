@@ -1,4 +1,4 @@
-//! Where the service is measured: its configuration, and the provider that it is configured for.
+//! The configuration under which the service is measured, and its provider.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

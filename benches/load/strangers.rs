@@ -1,4 +1,4 @@
-//! What others feel while strangers and one bot do their worst: slow sockets, unfinished messages, a flood of redirects
+//! Measures the effect of strangers and one bot on others: slow sockets, unfinished messages, a flood of redirects
 //! of one link, and one bot whose calls wait for a provider that does not answer. `TOKEN_BROKER_BENCH_ATTACKS` names
 //! some of them (`sockets,messages,redirects,bot`) instead of all.
 
@@ -28,7 +28,7 @@ const SLOW_SOCKETS: usize = 5000;
 const MESSAGES: usize = 2000;
 const MESSAGES_PER_CONNECTION: usize = 100;
 const REDIRECTS: u64 = 100_000;
-/// How many clients send redirects at once.
+/// The number of clients that send redirects at once.
 const REDIRECTING: u32 = 8;
 /// When a stranger opens a connection again that was closed.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -328,7 +328,7 @@ async fn refreshes(server: &Process, duration: Duration) -> Outcome {
     callers::run(&[server.address], API_KEY, load).await
 }
 
-/// Gives one authorization that is to be deleted so many redirects.
+/// Gives one expired authorization so many redirects.
 async fn fill(url: &str, count: u64) {
     let database = Database::connect(url).await.expect("the database");
     let (numbers, salt) = match database.get_database_backend() {

@@ -7,7 +7,7 @@
 
 use token_broker_client::{ApiKey, Client, Refusal, proto};
 
-/// The token, or what to tell the user.
+/// Returns the token, or the sentence for the user.
 pub async fn token_or_link(
     broker: &mut Client,
     provider: &str,

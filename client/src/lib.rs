@@ -58,7 +58,7 @@ pub mod proto {
 /// The domain of the broker's `google.rpc.ErrorInfo`.
 pub const ERROR_DOMAIN: &str = "tokenbroker.v1";
 
-/// How long connecting may take.
+/// The time that connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 type Generated = proto::token_broker_service_client::TokenBrokerServiceClient<

@@ -82,7 +82,7 @@ reasons! {
 }
 
 impl Refusal {
-    /// Reads a status. Absent where it is not the broker's own, such as a lost connection.
+    /// Reads a status. Returns `None` if it is not the broker's own, such as a lost connection.
     #[must_use]
     pub fn of(status: &Status) -> Option<Self> {
         let details = status.get_error_details();

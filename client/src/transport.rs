@@ -13,7 +13,7 @@ use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::transport::Channel;
 
-/// How often a request is sent that no server has taken. Each time is on a new connection.
+/// The number of times that a request is sent which no server has taken, each time on a new connection.
 const ATTEMPTS: usize = 4;
 
 /// A channel to the broker. Cheap to clone.

@@ -12,23 +12,23 @@ use crate::domain::time::Timestamp;
 use crate::provider::{INVALID_RESPONSE, OAuthError};
 use crate::storage::NewAuthorization;
 
-/// What Authorize asks for.
+/// A request to start an authorization.
 #[derive(Debug, Clone)]
 pub struct AuthorizeRequest {
     /// The grant that it is to leave.
     pub key: GrantKey,
     /// Empty: the provider's default scopes.
     pub scopes: Scopes,
-    /// How it is to run.
+    /// Options of the flow.
     pub start: Start,
 }
 
-/// How an authorization is to run.
+/// Options of a new authorization.
 #[derive(Debug, Clone, Default)]
 pub struct Start {
-    /// Which flow. Absent: the provider's default.
+    /// The flow. `None`: the provider's default.
     pub flow: Option<Flow>,
-    /// Where to return to, and the login hint.
+    /// The return URL and the login hint.
     pub options: Options,
 }
 

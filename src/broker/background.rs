@@ -1,4 +1,4 @@
-//! What the workers ask of the broker: which work there is, and which places for it are free.
+//! Work for the workers, and the free places for it.
 
 use tokio::sync::OwnedSemaphorePermit;
 

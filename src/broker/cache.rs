@@ -21,14 +21,14 @@ use crate::storage::Held;
 /// Into how many parts keys are sorted, each with a count of its invalidations.
 const PARTS: usize = 256;
 
-/// How long a token that was read may be served.
+/// The time for which a token that was read may be served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
     /// As long as the database can be reached. Zero: not at all, so that Revoke is linearizable.
     pub max_age: Duration,
     /// While the database cannot be reached.
     pub outage_max_age: Duration,
-    /// How many tokens are kept.
+    /// The number of tokens that are kept.
     pub max_entries: usize,
 }
 
@@ -53,11 +53,11 @@ struct Entry {
     read_on: Timestamp,
     /// From before it was read.
     read_at: BootInstant,
-    /// Whether it is known already that the grant was used.
+    /// `true` if it is known already that the grant was used.
     used: AtomicBool,
 }
 
-/// What has become of look-ups so far.
+/// The counts of look-ups.
 #[derive(Debug, Default)]
 struct Counts {
     hits: AtomicU64,
@@ -67,7 +67,7 @@ struct Counts {
     oldest_millis: AtomicU64,
 }
 
-/// What the cache has counted since the start.
+/// The cache's counts since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheCounts {
     /// Look-ups that were answered.
@@ -162,7 +162,7 @@ impl TokenCache {
         }
         let millis = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         self.counts.oldest_millis.fetch_max(millis, Ordering::Relaxed);
-        // The database's clock went on meanwhile; a token is never taken for younger than it is.
+        // The database's clock has advanced since; a token never counts as younger than it is.
         let now = entry.read_on + age;
         // Read first, so that callers on several cores share the entry without writing to it.
         let is_first =

@@ -25,11 +25,11 @@ use crate::domain::provider::{OPENID, Provider, Server};
 use crate::provider::{OAuthError, endpoint};
 use crate::storage::{Arrival, Seen};
 
-/// How long a reload waits for the exchange that its first load began.
+/// The time that a reload waits for the exchange that its first load began.
 const EXCHANGE_WAIT: Duration = Duration::from_secs(30);
 const EXCHANGE_POLL: Duration = Duration::from_millis(200);
 
-/// How many requests of browsers use the database at once, and how long others wait for that. A request whose code
+/// The number of requests of browsers that use the database at once, and how long others wait for that. A request whose code
 /// went to the provider needs no further permit.
 pub(super) const BROWSER_PERMITS: usize = 4;
 const BROWSER_WAIT: Duration = Duration::from_secs(5);
@@ -44,12 +44,12 @@ const DENIED: [&str; 6] = [
     "user_cancelled",
 ];
 
-/// What a provider's redirect carries.
+/// The parameters of a provider's redirect.
 #[derive(Debug)]
 pub struct Redirect {
     /// The provider whose redirect URI was called.
     pub provider: String,
-    /// `state`, where it is there once.
+    /// `state`, if it is present once.
     pub state: Option<String>,
     /// `code` (RFC 6749 section 4.1.2).
     pub code: Option<SecretString>,
@@ -57,19 +57,18 @@ pub struct Redirect {
     pub error: Option<OAuthError>,
     /// `iss` (RFC 9207).
     pub iss: Option<String>,
-    /// Whether a parameter is there twice, which RFC 6749 section 3.1 forbids, or is longer than
-    /// any that means well.
+    /// `true` if a parameter is repeated, which RFC 6749 section 3.1 forbids, or too long.
     pub malformed: bool,
 }
 
-/// What is left to do for a redirect that is not exchanged.
+/// The remaining work for a redirect that is not exchanged.
 enum Outcome {
     OtherBrowser,
     Wrong,
     Refused(OAuthError),
 }
 
-/// Where the start link sends the browser.
+/// The address to which the start link sends the browser, and the browser's secret.
 #[derive(Debug)]
 pub struct Departure {
     /// The provider's authorization endpoint, with the request.
@@ -123,8 +122,8 @@ impl Broker {
         Ok(Departure { url, browser })
     }
 
-    /// Takes a redirect, and waits for what becomes of it. The work goes on in a task of its own:
-    /// a browser that goes away does not stop an exchange half-way.
+    /// Takes a redirect and waits for the result. The work runs in a task of its own, so a browser that disconnects
+    /// does not stop an exchange half-way.
     pub async fn complete(
         self: &Arc<Self>,
         redirect: Redirect,
@@ -215,7 +214,7 @@ impl Broker {
         }
     }
 
-    /// One of the few permits with which requests of browsers use the database: anyone can send them.
+    /// One of the few permits for requests of browsers, which anyone can send, to use the database.
     async fn browser_permit(&self) -> Result<SemaphorePermit<'_>, Problem> {
         let permit = tokio::time::timeout(BROWSER_WAIT, self.browser_permits.acquire()).await;
         permit.ok().and_then(Result::ok).ok_or(Problem::Unavailable)
@@ -242,13 +241,13 @@ impl Broker {
         })
     }
 
-    /// Seals a form that a provider posted, for the browser's way to the GET of the same address.
+    /// Seals a form that a provider posted, for the browser's GET of the same address.
     #[must_use]
     pub fn seal_form(&self, provider: &str, form: &[u8]) -> Vec<u8> {
         self.form_keyring.seal(form, &form_aad(provider), &self.random)
     }
 
-    /// Opens what [`Broker::seal_form`] sealed. Absent where it was sealed for another provider, or
+    /// Opens what [`Broker::seal_form`] sealed. Returns `None` if it was sealed for another provider, or
     /// is not the broker's.
     #[must_use]
     pub fn open_form(&self, provider: &str, sealed: &[u8]) -> Option<Vec<u8>> {
@@ -336,19 +335,19 @@ impl Broker {
         }
     }
 
-    /// Whether the bot's user types a code. A bot that is no longer configured gets no exception.
+    /// Returns the confirmation that the bot's users give. A bot that is no longer configured gets no exception.
     fn confirmation_of(&self, bot: &Name) -> Confirmation {
         self.bots.get(bot).map_or(Confirmation::Code, |bot| bot.confirmation)
     }
 
-    /// Where a provider sends the browser back to.
+    /// The redirect URI of a provider.
     pub(super) fn redirect_uri(&self, provider: &Provider) -> Url {
         redirect_uri(&self.settings.public_url, &provider.name)
     }
 }
 
-/// Where a provider sends browsers back to, to be registered there; each has its own, so that one
-/// provider's redirect cannot be taken for another's (RFC 9700 section 4.4.2).
+/// The redirect URI to register at a provider. Each provider has its own, so that a redirect of one cannot be taken
+/// for another's (RFC 9700 section 4.4.2).
 #[must_use]
 pub fn redirect_uri(public_url: &Url, provider: &Name) -> Url {
     under(public_url, &format!("oauth2/callback/{provider}"))

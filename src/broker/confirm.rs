@@ -9,14 +9,14 @@ use crate::domain::id::Id;
 use crate::provider::response::{self, Context, Request};
 use crate::storage::Awaiting;
 
-/// What ConfirmAuthorization asks for.
+/// A request to confirm an authorization.
 #[derive(Debug)]
 pub struct ConfirmRequest {
-    /// Who typed the code.
+    /// The chat user who typed the code.
     pub subject: Subject,
     /// The 8 digits.
     pub code: String,
-    /// Which authorization. Absent: whichever of the subject's awaiting ones the code fits.
+    /// The authorization. `None`: the one of the subject's that the code fits.
     pub id: Option<Id>,
 }
 

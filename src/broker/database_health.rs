@@ -13,22 +13,22 @@ use super::boot_instant::BootInstant;
 use crate::domain::time::{Timestamp, millis};
 use crate::storage::{CLOCK_TOLERANCE, LEASE};
 
-/// How long the database must have answered again: longer than a replica that holds a response takes to
+/// The time that the database must have answered again: longer than a replica that holds a response takes to
 /// store it, which is a statement that is given up after 6 s, a pause of 1 s, and the commit.
 const CALM: Duration = Duration::from_secs(10);
 
-/// How long after a step of the database's clock no lease is taken over: every lease from before the
-/// step has ended by then.
+/// The time after a step of the database's clock in which no lease is taken over: every lease from before the step has
+/// ended by then.
 const AFTER_STEP: Duration = LEASE.saturating_add(CLOCK_TOLERANCE);
 
-/// Whether the database answers, and for how long.
+/// The health of the database, as this process sees it.
 #[derive(Debug)]
 pub(super) struct DatabaseHealth {
     sharing: Sharing,
     state: Mutex<State>,
 }
 
-/// Who else works on the database.
+/// Other users of the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sharing {
     /// Other replicas may. Their leases count.
@@ -43,19 +43,19 @@ struct State {
     up_since: Option<BootInstant>,
     /// When it last answered.
     answered_at: Option<BootInstant>,
-    /// Whether it failed since the start.
+    /// `true` if it failed since the start.
     was_down: bool,
     clock: Option<ClockReading>,
     /// When the last step of its clock was noticed.
     stepped_at: Option<BootInstant>,
 }
 
-/// What the database's clock showed when.
+/// A reading of the database's clock.
 #[derive(Debug, Clone, Copy)]
 struct ClockReading {
     /// The database's time less the time since this machine started, in milliseconds.
     offset: i64,
-    /// How far that may be wrong: half of the round trip.
+    /// The uncertainty of the reading: half of the round trip.
     uncertainty: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! What a use case can answer instead of a result: the reasons of the contract's error table.
+//! Errors of the use cases: the reasons of the contract's error table.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::domain::name::Name;
 use crate::provider::{OAuthError, ProviderError};
 use crate::storage::StorageError;
 
-/// How soon a caller may try again where nothing better is known.
+/// The time after which a caller may try again, if no better one is known.
 pub const RETRY: Duration = Duration::from_secs(1);
 
 /// Why a use case gave no result. Internal detail is logged where the call ends; nothing here is secret.
@@ -57,7 +57,7 @@ pub enum BrokerError {
 }
 
 impl BrokerError {
-    /// What callers are told of a provider's error, sorted as the contract sorts it.
+    /// Converts a provider's error into the contract's error.
     pub(super) fn from_provider(provider: &Name, error: &ProviderError) -> Self {
         let provider = provider.clone();
         match error.code() {
@@ -102,8 +102,7 @@ impl BrokerError {
         matches!(self, Self::Storage(error) if error.is_known_outage())
     }
 
-    /// Logs the cause of a storage failure, which callers are not told. Broken connections are logged by the
-    /// watch over storage.
+    /// Logs the cause of a storage failure, which callers do not see. The database watch logs broken connections.
     pub fn log_storage(&self) {
         match self {
             Self::Storage(error) if error.is_connection_failure() => {
@@ -114,7 +113,7 @@ impl BrokerError {
         }
     }
 
-    /// Whether the user has to authorize (again).
+    /// Returns `true` if the user has to authorize (again).
     #[must_use]
     pub fn needs_authorization(&self) -> bool {
         matches!(

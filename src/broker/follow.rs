@@ -1,4 +1,4 @@
-//! GetAuthorization and WatchAuthorization: one authorization as it stands, and as it goes on.
+//! GetAuthorization and WatchAuthorization: the present state of one authorization, and its changes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,7 +103,7 @@ struct Watch {
     namespace: Name,
     id: Id,
     changes: Watching,
-    /// What the caller was sent last, and when.
+    /// The last message to the caller, and its time.
     last: Option<(View, Instant)>,
 }
 

@@ -11,19 +11,19 @@ use crate::domain::scope::Scopes;
 use crate::domain::token::AccessToken;
 use crate::storage::Held;
 
-/// How long a caller waits for a new token whose old one lives.
+/// The time that a caller waits for a new token whose old one lives.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What GetToken asks for.
+/// A request for an access token.
 #[derive(Debug, Clone)]
 pub struct LendRequest {
-    /// Whose token, where.
+    /// The key of the grant.
     pub key: GrantKey,
     /// The least time that the token must stay valid.
     pub min_ttl: Duration,
-    /// What the token must cover.
+    /// The scopes that the token must cover.
     pub scopes: Scopes,
-    /// Where the user has to authorize: start an authorization that runs so.
+    /// Starts an authorization with these options if the user has to authorize.
     pub start: Option<Start>,
 }
 
@@ -72,7 +72,7 @@ impl Broker {
         self.admit(bot, &request.key)?;
         allowed(bot, &request.key, &request.scopes)?;
         let held = match self.held_now(&request.key).await {
-            // A bot can go on with a token that it was lent a moment ago.
+            // A bot may keep using a token that it was issued a moment ago.
             Err(error) if error.is_storage_unavailable() => self.held_in_outage(request, error)?,
             held => held?,
         };
@@ -81,7 +81,7 @@ impl Broker {
         let held = match due(&held, request.min_ttl) {
             Due::Nothing => held,
             Due::Reauthorization => return Err(reauthorization(&request.key)),
-            // Nobody can refresh it now, and it lives.
+            // A refresh is impossible now, and the token is valid.
             Due::Refresh { old_still_lives: true } if !self.storage_answers() => held,
             Due::Refresh { old_still_lives: true } => {
                 Box::pin(self.refreshed_or_held(held)).await?
@@ -91,8 +91,8 @@ impl Broker {
         self.lend_to(bot, held, &request.scopes)
     }
 
-    /// A token that was read a moment ago, where it will do. Anything else is asked anew by
-    /// [`Broker::lend`]: what a user has to settle is never told from memory.
+    /// Returns a suitable token from the cache. [`Broker::lend`] decides everything else: a demand on the user never
+    /// comes from the cache.
     pub fn lend_cached(&self, bot: &Bot, request: &LendRequest) -> Option<CachedToken> {
         self.admit(bot, &request.key).ok()?;
         allowed(bot, &request.key, &request.scopes).ok()?;
@@ -105,7 +105,7 @@ impl Broker {
         Some(hit)
     }
 
-    /// What was read last, while storage cannot be asked.
+    /// Returns the last token that was read, while the database cannot be asked.
     fn held_in_outage(
         &self,
         request: &LendRequest,
@@ -143,8 +143,8 @@ impl Broker {
         self.still_held(held, error).await
     }
 
-    /// The old token is served while it is valid, whatever happens to the refresh. The refresh took
-    /// its time, so the grant is read again: it may have been revoked.
+    /// The old token is served while it is valid, also if the refresh fails. The grant is read again, because it may
+    /// have been revoked during the refresh.
     async fn still_held(&self, before: Held, error: BrokerError) -> Result<Held, BrokerError> {
         let now = match self.held(&before.grant.key).await {
             Ok(now) => now,
@@ -177,7 +177,7 @@ fn in_start(error: BrokerError) -> BrokerError {
     }
 }
 
-/// What GetToken has to do for a grant.
+/// The action of GetToken for a grant.
 #[derive(Debug, PartialEq, Eq)]
 enum Due {
     /// The token is good, or nothing better can be had while it lives.
@@ -218,7 +218,7 @@ impl Broker {
     fn may_have(&self, bot: &Bot, grant: &Grant, asked: &Scopes) -> Result<(), BrokerError> {
         self.covers(grant, asked)?;
         // A namespace may be shared with a bot that may request more. What a provider adds by itself does not
-        // count, for no bot has requested it.
+        // count, because no bot has requested it.
         allowed(bot, &grant.key, grant.requested_scopes())
     }
 

@@ -1,8 +1,7 @@
-//! What ties the link, the browser and the broker together: the `state` of a redirect, and what is
-//! derived for it.
+//! The OAuth `state`, and the values that are derived for it: they tie the link, the browser and the broker together.
 //!
 //! `state` is hex(authorization id, 16 bytes | salt, 8 bytes | cookie hash, 12 bytes | MAC, 16
-//! bytes): 104 characters without punctuation, for some providers take no more than 128. The PKCE
+//! bytes): 104 characters without punctuation, because some providers take no more than 128. The PKCE
 //! verifier and the confirmation code are derived from the broker's key **and the cookie**, so
 //! that a stolen redirect carries neither.
 
@@ -30,7 +29,7 @@ impl BrowserSecret {
         Self(SecretBox::new(Box::new(random.bytes())))
     }
 
-    /// From a cookie's value: 64 hexadecimal digits. Absent where it is anything else.
+    /// From a cookie's value: 64 hexadecimal digits. Returns `None` if it is anything else.
     #[must_use]
     pub fn parse(value: &str) -> Option<Self> {
         let mut bytes = [0; 32];
@@ -83,7 +82,7 @@ impl<'a> Start<'a> {
         Self { key: keyring.derivation_key(), id, salt: random.bytes(), browser }
     }
 
-    /// What the provider hands back.
+    /// The `state` parameter.
     pub(super) fn state(&self, provider: &Name) -> String {
         let hash = self.browser.hash();
         let mac = mac(self.key, self.id, &self.salt, &hash, provider);
@@ -122,7 +121,7 @@ impl<'a> Start<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    /// Reads a `state` that came back from this provider. Absent where its MAC is not valid under
+    /// Reads a `state` that came back from this provider. Returns `None` if its MAC is not valid under
     /// any key of the keyring.
     pub(super) fn parse(keyring: &'a Keyring, state: &str, provider: &Name) -> Option<Self> {
         let mut bytes = [0; 52];
@@ -158,7 +157,7 @@ fn code_hash(key: DerivationKey<'_>, id: Id, code: &str) -> [u8; 32] {
     key.derive("confirmation code hash", &[id.as_bytes(), code.as_bytes()])
 }
 
-/// Whether a code is the one that was stored, in constant time, under whichever key it was stored.
+/// Returns `true` if a code is the one that was stored, in constant time, under whichever key it was stored.
 pub(super) fn code_matches(keyring: &Keyring, id: Id, code: &str, stored: &[u8]) -> bool {
     keyring
         .derivation_keys()

@@ -7,12 +7,12 @@ use crate::domain::name::Name;
 use crate::domain::provider::Provider;
 use crate::storage::{ListFilter, ListPosition, SubjectFilter};
 
-/// What ListGrants asks for.
+/// A request to list grants.
 #[derive(Debug)]
 pub struct ListGrantsRequest {
-    /// At one provider. Absent: at any.
+    /// At one provider. `None`: at any.
     pub provider: Option<Name>,
-    /// Of one subject. Absent: of any.
+    /// Of one subject. `None`: of any.
     pub subject: Option<Subject>,
     /// At most this many.
     pub page_size: u32,

@@ -31,12 +31,12 @@ use crate::domain::token::AccessToken;
 use crate::provider::ProviderError;
 use crate::storage::Held;
 
-/// What Refresh asks for.
+/// A request to refresh a grant.
 #[derive(Debug, Clone)]
 pub struct RefreshRequest {
-    /// Whose token, where.
+    /// The key of the grant.
     pub key: GrantKey,
-    /// The token that did not work. Empty: whatever it is.
+    /// The etag of the token that did not work. Empty: any.
     pub etag: String,
 }
 
@@ -79,8 +79,7 @@ impl Broker {
         self.lend_to(bot, refreshed, &Scopes::default())
     }
 
-    /// Sends a refresh token again of which nobody knows whether it was used. True where something
-    /// came of it.
+    /// Recovers a refresh in doubt: sends the refresh token again. Returns `true` on success.
     pub async fn recover_refresh(self: &Arc<Self>, grant: &Grant) -> bool {
         let Some(held) = self.still_open(grant).await else { return false };
         tracing::info!(provider = %grant.key.provider, "recovering a refresh that was left open");
@@ -88,11 +87,10 @@ impl Broker {
         refreshed.inspect_err(BrokerError::log_storage).is_ok()
     }
 
-    /// Looks at a grant that was claimed for it, and refreshes it where that is due, though nobody
-    /// waits for it.
+    /// Proactive refresh: looks at a claimed grant, and refreshes it if that is due.
     pub async fn look_ahead(self: &Arc<Self>, grant: &Grant, now: Timestamp) {
         let Some(provider) = self.providers.get(grant.key.provider.as_str()) else {
-            // It may be configured again; whoever uses the grant then has it looked at.
+            // It may be configured again; the next use of the grant then schedules a look.
             return self.look_again(grant, None).await;
         };
         let facts = Facts {
@@ -132,7 +130,7 @@ impl Broker {
         }
     }
 
-    /// The grant, where it is the same edition still and nobody refreshes it.
+    /// Returns the grant if it has the same version still and is not being refreshed.
     async fn still_open(&self, grant: &Grant) -> Option<Held> {
         // Where it cannot be read, it has been revoked, or a worker finds it again.
         let held = self.held(&grant.key).await.ok()?;
@@ -149,8 +147,8 @@ impl Broker {
     }
 }
 
-/// Why no refresh is tried now: the grant is dead, or waits after a failure, which is then told
-/// again.
+/// Returns the reason why no refresh is tried now: the grant is dead, or waits after a failure, whose error is
+/// repeated.
 fn refusal(held: &Held) -> Result<(), BrokerError> {
     let grant = &held.grant;
     if grant.state == GrantState::ReauthorizationRequired {
@@ -160,7 +158,7 @@ fn refusal(held: &Held) -> Result<(), BrokerError> {
     Err(last_failure(grant, at.since(held.now)))
 }
 
-/// What came of the last refresh, which failed, told again.
+/// Repeats the error of the last refresh.
 fn last_failure(grant: &Grant, retry_after: Duration) -> BrokerError {
     let provider = &grant.key.provider;
     let last = grant.last_error.as_deref().and_then(ProviderError::from_record);

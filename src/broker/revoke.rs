@@ -1,4 +1,4 @@
-//! Revoke and RevokeAll: the grant is gone at once, and the provider is told now or later.
+//! Revoke and RevokeAll: the grant is deleted at once, and its tokens are revoked at the provider now or later.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -15,19 +15,19 @@ use crate::storage::{ListFilter, Revocation, Revoked, SubjectFilter};
 /// The longest pause between two attempts of the outbox.
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 
-/// How long an attempt waits for the provider's endpoints: what is left of a claim must be enough
+/// The time that an attempt waits for the provider's endpoints: what is left of a claim must be enough
 /// for the call.
 const LEARNING: Duration = Duration::from_secs(4);
 
-/// How many grants RevokeAll reads at a time.
+/// The number of grants that RevokeAll reads at a time.
 const PAGE: u64 = 100;
 
-/// How a revocation stands at the provider. The grant is gone here in every case.
+/// The progress of a revocation at the provider. The grant is deleted in every case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RevocationState {
     /// The provider confirmed.
     Done,
-    /// The broker goes on trying.
+    /// The broker keeps trying.
     Pending,
     /// The provider has no way to revoke.
     Unsupported,
@@ -35,7 +35,7 @@ pub enum RevocationState {
     NotNeeded,
 }
 
-/// What became of one attempt at the provider.
+/// The outcome of one attempt at the provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attempt {
     /// The provider confirmed.

@@ -1,4 +1,4 @@
-//! What the operator chose, as far as the use cases go by it.
+//! Settings of the operator for the use cases.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -7,29 +7,29 @@ use url::Url;
 
 use super::cache::Bounds;
 
-/// What the operator chose.
+/// Settings of the operator.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// How browsers reach the redirect listener.
+    /// The URL of the listener for browsers.
     pub public_url: Url,
-    /// How long a start link works.
+    /// The time for which a start link works.
     pub link_ttl: Duration,
-    /// How long a confirmation code works.
+    /// The time for which a confirmation code works.
     pub confirmation_ttl: Duration,
-    /// How long a token that was read may be served.
+    /// The time for which a token that was read may be served.
     pub cache: Bounds,
-    /// Whether grants are refreshed ahead of time, without a caller.
+    /// `true` if grants are refreshed ahead of time, without a caller.
     pub refresh_ahead: bool,
-    /// How long a replica that writes no heartbeat may still hold the response to a refresh.
+    /// The time for which a replica that writes no heartbeat may still hold the response to a refresh.
     pub replica_timeout: Duration,
-    /// How much callers may ask for.
+    /// The limits of calls.
     pub limits: CallLimits,
 }
 
-/// How much callers may ask of one replica.
+/// The limits of the calls of one replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CallLimits {
-    /// How long a connection is used. Zero: for ever.
+    /// The time for which a connection is used. Zero: for ever.
     pub max_connection_age: Duration,
     /// The most calls under way at once, and the most open streams, which are counted apart.
     pub max_concurrent_calls: NonZeroU32,

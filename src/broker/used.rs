@@ -1,4 +1,4 @@
-//! Which grants are used, so that those alone are refreshed ahead of time.
+//! Records which grants are used, because only those are refreshed proactively.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
@@ -20,7 +20,7 @@ impl Used {
         }
     }
 
-    /// Those that are to be written down.
+    /// Returns the grants to record, and forgets them.
     pub(super) fn take(&self) -> Vec<Id> {
         let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         used.drain().collect()

@@ -10,11 +10,11 @@ use super::Broker;
 use crate::domain::authorization::State;
 use crate::domain::id::Id;
 
-/// How often the watched authorizations are read; jitter of a half is added, so that replicas do not
+/// The interval at which the watched authorizations are read; jitter of a half is added, so that replicas do not
 /// move in step.
 const POLL: Duration = Duration::from_millis(250);
 
-/// How many are read by one statement.
+/// The number of rows that one statement reads.
 const AT_ONCE: usize = 500;
 
 /// The authorizations that are watched in this process.
@@ -27,11 +27,11 @@ struct Watched {
     is_polled: bool,
 }
 
-/// What the last poll saw of an authorization.
+/// The last reading of an authorization.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Observation {
     State(State),
-    /// It is not there any more.
+    /// It was deleted.
     Gone,
     /// The database could not be read.
     Failed,

@@ -65,14 +65,14 @@ pub(super) async fn run(path: &Path, online: bool) -> anyhow::Result<ExitCode> {
     Ok(if in_order { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What is known of a provider, and what is to be registered there.
+/// Describes a provider, and the redirect URI to register at it.
 async fn known(
     directory: &Directory,
     provider: &Provider,
     public_url: &Url,
 ) -> anyhow::Result<String> {
     let redirect_uri = redirect_uri(public_url, &provider.name);
-    // To be registered before anything else works, so it is told in any case.
+    // The redirect URI is needed before anything else works, so every outcome shows it.
     let server = directory.server(provider).await.map_err(|error| {
         let issuer = provider.issuer.as_deref().unwrap_or_default();
         anyhow::anyhow!(

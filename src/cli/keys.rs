@@ -34,7 +34,7 @@ pub(super) fn new(id: Option<String>, line: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Gives up a key that is lost, with the consent of whoever runs the command.
+/// Gives up a lost key if the operator has confirmed it.
 pub(super) async fn forget(config: &Config, id: &str, is_sure: bool) -> anyhow::Result<ExitCode> {
     if config.encryption.keys.iter().any(|key| key.id == id) {
         anyhow::bail!(

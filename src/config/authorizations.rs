@@ -10,7 +10,7 @@ const LEAST: Duration = Duration::from_secs(10);
 const MOST_LINK: Duration = Duration::from_secs(24 * 60 * 60);
 const MOST_CONFIRMATION: Duration = Duration::from_secs(60 * 60);
 
-/// How long the steps of an authorization may take.
+/// The time that the steps of an authorization may take.
 #[derive(Debug)]
 pub struct Authorizations {
     /// From the link to the provider's answer: 10 seconds to 24 hours.

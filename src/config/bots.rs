@@ -39,11 +39,11 @@ const DOCUMENTED: [u8; 32] = [
 /// Stands for every provider.
 const ALL: &str = "*";
 
-/// What a bot is checked against.
+/// The rest of the configuration, against which a bot is checked.
 struct Others<'a> {
     /// The configured providers. Empty: unknown, and reported already.
     providers: &'a BTreeSet<String>,
-    /// Whose key each hash is.
+    /// The bot of each hash.
     owners: BTreeMap<[u8; 32], String>,
 }
 

@@ -12,7 +12,7 @@ const DEFAULT_MAX_AGE: Duration = Duration::from_secs(5);
 const DEFAULT_OUTAGE_MAX_AGE: Duration = Duration::from_secs(5 * 60);
 const DEFAULT_MAX_ENTRIES: usize = 100_000;
 
-/// A revocation is to be felt within a minute, and an outage is to end within an hour.
+/// The longest times: a revocation must take effect within a minute, and an outage end within an hour.
 const MOST: Duration = Duration::from_secs(60);
 const MOST_OUTAGE: Duration = Duration::from_secs(60 * 60);
 

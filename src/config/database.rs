@@ -10,11 +10,11 @@ use super::problem::Reported;
 use super::section::{Section, nearest};
 use super::value::{boolean, count, duration};
 
-/// What a database is told by.
+/// The known URL schemes.
 const SCHEMES: [&str; 3] = [SQLITE, "postgres:", "postgresql:"];
 const SQLITE: &str = "sqlite:";
 
-/// What a PostgreSQL URL may have behind its `?`.
+/// The parameters that a PostgreSQL URL may have.
 const PARAMETERS: [&str; 18] = [
     "sslmode",
     "ssl-mode",
@@ -50,15 +50,15 @@ const MOST: Duration = Duration::from_secs(60 * 60);
 /// The database.
 #[derive(Debug)]
 pub struct Database {
-    /// What to connect to. A secret, for a password may be part of it.
+    /// The URL of the database. A secret, because it may hold a password.
     pub url: SecretString,
     /// Another way to the same database, for notices from replica to replica.
     pub listen_url: Option<SecretString>,
     /// The most connections that one replica holds; at least 1.
     pub max_connections: u32,
-    /// Whether pending migrations are applied at start.
+    /// `true` if pending migrations are applied at start.
     pub migrate: bool,
-    /// How long a replica that writes no heartbeat may still hold the response to a refresh.
+    /// The time for which a replica that writes no heartbeat may still hold the response to a refresh.
     pub replica_timeout: Duration,
 }
 
@@ -142,7 +142,7 @@ fn url(section: &mut Section<'_>) -> Result<SecretString, Reported> {
         return Err(section.missing("url", &format!("write {EXAMPLE} or name a url_file")));
     };
     let text = secret.value.expose_secret();
-    // Drivers tell databases apart by the scheme in lower case.
+    // Drivers recognize only lower-case schemes.
     let known = SCHEMES.iter().any(|scheme| text.starts_with(scheme));
     // Never with the parser's own words, which might quote a part of a password.
     if !known || (!text.starts_with(SQLITE) && Url::parse(text).is_err()) {

@@ -10,7 +10,7 @@ use super::Config;
 const DOCS: &str = include_str!("../../docs/configuration.md");
 const MINIMAL: &str = include_str!("../../tests/fixtures/config-minimal.toml");
 
-/// What stands for a name in the documentation, and for a list's item in a path.
+/// Placeholders for a name in the documentation, and for an item of a list in a path.
 const PROVIDER: &str = "acme";
 const BOT: &str = "helper";
 const ITEM: &str = "[]";
@@ -141,7 +141,7 @@ fn every_default_is_the_one_that_is_used() {
         if row.default == "required" {
             let mut config = least.clone();
             let removed = place(&mut config, &row.table).remove(&row.key);
-            // A rate is there or not, as a whole.
+            // A rate is present or absent as a whole.
             let wrong = parse(&config, Path::new("")).err().unwrap_or_default();
             assert!(wrong.contains("is required") || removed.is_none(), "{name}: {wrong}");
         }

@@ -9,8 +9,8 @@ use super::problem::{Problem, Report};
 use super::section::join;
 use super::value::Wrong;
 
-/// What the variables of the configuration start with. Kubernetes sets `TOKEN_BROKER_PORT` and the
-/// like for a service of that name, which the second underscore keeps out.
+/// The prefix of the configuration's variables. Kubernetes sets `TOKEN_BROKER_PORT` and the like for a service of that
+/// name, which the second underscore keeps out.
 const PREFIX: &str = "TOKEN_BROKER__";
 
 /// The most levels that a key has: `bots.helper.rate.burst`.
@@ -74,7 +74,7 @@ pub(super) fn read(
 ) -> Result<(Table, Report), Problem> {
     let table = text.parse().map_err(|error| syntax(text, &error))?;
     let mut overlay = Overlay { table, report: Report::new(folder) };
-    // Sorted, so that the same faults are told in the same order each time.
+    // Sorted, so that problems are reported in the same order each time.
     let variables: BTreeMap<_, _> =
         environment.filter(|(variable, _)| variable.starts_with(PREFIX)).collect();
     for (variable, text) in variables {
@@ -141,8 +141,7 @@ impl Overlay {
         let mut table = &mut self.table;
         for (depth, name) in parents.iter().enumerate() {
             if !table.contains_key(name) {
-                // A table that nobody asked for is as unknown as a key, and equally the
-                // variable's.
+                // An unknown table is reported like an unknown key, with the variable that made it.
                 self.report.variables.insert(dotted(&path[..=depth]), variable.to_owned());
             }
             let inner = table.entry(name.as_str()).or_insert_with(|| Value::Table(Table::new()));
@@ -158,7 +157,7 @@ impl Overlay {
         let other = SECRETS.iter().find(|(pattern, _)| matches(pattern, path));
         if let Some((_, other)) = other {
             let key = join(&dotted(parents), other);
-            // Of the environment's own two, both stay, for the reader to complain.
+            // If the environment has both, both stay, and the reader reports them.
             if !self.report.variables.contains_key(&key) {
                 table.remove(*other);
             }

@@ -9,8 +9,7 @@ use super::value::Wrong;
 /// Keys of later versions.
 const UNSUPPORTED: [&str; 2] = ["proxy", "ca_file"];
 
-/// Where the broker may connect to besides public addresses and the hosts that the configuration
-/// itself names.
+/// The networks that the broker may connect to, beside public addresses and the hosts of the configuration.
 #[derive(Debug, Default)]
 pub struct Egress {
     /// Private networks in which discovered endpoints may lie.

@@ -105,8 +105,8 @@ fn ring(
     result.map(|()| keys)
 }
 
-/// One more key, or what is wrong with which part of it. An `id` of the form is no key, which ends
-/// in `=`; so it can be told.
+/// Reads one entry, or returns the invalid part and its problem. A key ends in `=` and an `id` does not, so they can
+/// be distinguished.
 fn entry(
     keys: &[EncryptionKey],
     id: String,

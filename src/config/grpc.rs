@@ -21,17 +21,17 @@ const MOST_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 /// The gRPC listener.
 #[derive(Debug)]
 pub struct Grpc {
-    /// Where to listen; port 0 lets the system choose.
+    /// The address to listen on. Port 0 lets the system choose.
     pub listen: SocketAddr,
-    /// Where connections without TLS are taken.
+    /// The addresses that take connections without TLS.
     pub plaintext: Plaintext,
     /// TLS of the listener.
     pub tls: Option<TlsFiles>,
-    /// How much callers may ask for.
+    /// The limits of calls.
     pub limits: CallLimits,
 }
 
-/// Where connections without TLS are taken. API keys and tokens go over them.
+/// The addresses that take connections without TLS. API keys and tokens cross them in clear text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plaintext {
     /// On loopback alone.

@@ -16,10 +16,10 @@ use crate::listener::{DEFAULT_RATE, TlsFiles};
 /// The public HTTP listener.
 #[derive(Debug)]
 pub struct Http {
-    /// Where to listen; port 0 lets the system choose.
+    /// The address to listen on. Port 0 lets the system choose.
     pub listen: SocketAddr,
-    /// What browsers and providers know the listener as: no query, no fragment, no user
-    /// information; a path prefix with or without a final slash.
+    /// The URL of the listener for browsers and providers: no query, no fragment, no user information; a path prefix
+    /// with or without a final slash.
     pub public_url: Url,
     /// TLS of the listener. Usually a proxy in front has it.
     pub tls: Option<TlsFiles>,

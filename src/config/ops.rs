@@ -10,7 +10,7 @@ use super::value::parsed;
 /// The private HTTP listener.
 #[derive(Debug)]
 pub struct Ops {
-    /// Where to listen; port 0 lets the system choose.
+    /// The address to listen on. Port 0 lets the system choose.
     pub listen: SocketAddr,
 }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 pub struct Problem {
     /// The full dotted key, such as `bots.helper.providers`.
     pub key: String,
-    /// What is wrong and what to write instead, on one line. Holds no secret.
+    /// The problem and the remedy, on one line. Holds no secret.
     pub message: String,
 }
 
@@ -23,21 +23,21 @@ pub struct Problems(Vec<Problem>);
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reported(());
 
-/// Where the readers of all sections put what they find.
+/// The problems that the readers of all sections report.
 pub(super) struct Report {
     problems: RefCell<Vec<Problem>>,
     /// Valid but weak settings.
     notes: RefCell<Vec<Problem>>,
-    /// Whether the configuration file itself holds a secret.
+    /// `true` if the configuration file itself holds a secret.
     pub(super) has_secret: Cell<bool>,
     /// The environment variable that set a key, by dotted key.
     pub(super) variables: BTreeMap<String, String>,
-    /// What relative paths are resolved against.
+    /// The folder of relative paths.
     pub(super) folder: PathBuf,
 }
 
 impl Problem {
-    /// A problem on one line, whatever a file name or a parser's message brings along.
+    /// Makes a problem on one line: file names and messages of parsers may have several.
     pub(super) fn new(key: impl Into<String>, message: impl AsRef<str>) -> Self {
         let message = message.as_ref().replace(char::is_control, " ");
         Self { key: key.into(), message }

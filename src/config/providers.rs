@@ -35,7 +35,7 @@ enum Auth {
     None,
 }
 
-/// What was found under `providers`.
+/// The result of reading `providers`.
 pub(super) struct Found {
     /// In order of the names.
     pub(super) providers: Result<Vec<Provider>, Reported>,

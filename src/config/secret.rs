@@ -14,7 +14,7 @@ use super::value;
 const WRITABLE_BY_ALL: u32 = 0o002;
 const READABLE_BY_ALL: u32 = 0o004;
 
-/// A secret and the key that gave it, for the problems that its value may turn out to have.
+/// A secret, and the key that gave it, for problems of its value.
 pub(super) struct Secret {
     pub(super) key: &'static str,
     pub(super) value: SecretString,
@@ -50,7 +50,7 @@ impl Section<'_> {
         }
     }
 
-    /// Reports that a secret is given twice, so that nobody can tell which one holds.
+    /// Reports that a secret is given twice, which leaves open which one is meant.
     pub(super) fn both_given(&self, key: &str, file_key: &str) -> Reported {
         self.problem(file_key, format!("is given beside {key}; keep one of them"))
     }

@@ -1,4 +1,4 @@
-//! A table of the configuration, of which every key must be asked for.
+//! A table of the configuration that reports every key that was not read.
 
 use std::collections::BTreeMap;
 
@@ -7,11 +7,11 @@ use toml::{Table, Value};
 use super::problem::{Report, Reported};
 use super::value::{self, Wrong};
 
-/// A table that is taken apart key by key. What nobody asked for is unknown.
+/// A table that is read key by key. Keys that were not read are unknown.
 pub(super) struct Section<'a> {
     pub(super) report: &'a Report,
     path: String,
-    /// The number of a table in a list, from 1, which no key tells.
+    /// The number of a table in a list, from 1. No key has it.
     item: Option<usize>,
     table: Table,
     known: Vec<String>,
@@ -38,7 +38,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Whether a variable of the environment has set a key of this table.
+    /// Returns `true` if a variable of the environment has set a key of this table.
     pub(super) fn is_from_environment(&self, key: &str) -> bool {
         self.report.variables.contains_key(&join(&self.path, key))
     }
@@ -74,7 +74,7 @@ impl<'a> Section<'a> {
         Ok(self.optional(key, parse)?.unwrap_or(default))
     }
 
-    /// A key that must be there; `remedy` says what to write.
+    /// Reads a required key; `remedy` says what to write.
     pub(super) fn required<T>(
         &mut self,
         key: &str,
@@ -84,7 +84,7 @@ impl<'a> Section<'a> {
         self.optional(key, parse)?.ok_or_else(|| self.missing(key, remedy))
     }
 
-    /// Reports that a key must be there.
+    /// Reports that a required key is missing.
     pub(super) fn missing(&self, key: &str, remedy: &str) -> Reported {
         self.problem(key, format!("is required; {remedy}"))
     }
@@ -102,7 +102,7 @@ impl<'a> Section<'a> {
         all(items).map(Some)
     }
 
-    /// A list that has an item where it is there at all; `remedy` says what to write.
+    /// Reads a list that must not be empty if it is present; `remedy` says what to write.
     pub(super) fn filled_list<T>(
         &mut self,
         key: &str,
@@ -117,7 +117,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// A list that must be there and have an item; `remedy` says what to write.
+    /// Reads a required list that must not be empty; `remedy` says what to write.
     pub(super) fn required_list<T>(
         &mut self,
         key: &str,
@@ -133,7 +133,7 @@ impl<'a> Section<'a> {
         Ok(table.map(|table| self.inner(join(&self.path, key), None, table)))
     }
 
-    /// A table; an absent one is empty, so that its reader tells what must be there.
+    /// Reads a table. An absent one is empty, so that its reader reports the required keys.
     pub(super) fn section(&mut self, key: &str) -> Result<Section<'a>, Reported> {
         let table = self.or(key, Table::new(), value::table)?;
         Ok(self.inner(join(&self.path, key), None, table))
@@ -168,15 +168,15 @@ impl<'a> Section<'a> {
         Section { report: self.report, path, item, table, known: Vec::new() }
     }
 
-    /// The keys that nobody asked for yet, in order.
+    /// The keys that were not read yet, in order.
     pub(super) fn keys(&self) -> Vec<String> {
         let mut keys: Vec<_> = self.table.keys().cloned().collect();
         keys.sort();
         keys
     }
 
-    /// Reports those of the keys that are there: the contract has them, this version does not
-    /// enforce them, and a setting that is silently without effect would be worse.
+    /// Reports keys that the contract has and this version does not enforce, because a setting without effect would be
+    /// worse.
     pub(super) fn refuse(&mut self, keys: &[&str]) {
         for key in keys {
             if self.table.remove(*key).is_some() {
@@ -185,7 +185,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Reports the keys that nobody asked for.
+    /// Reports the keys that were not read.
     pub(super) fn finish(&mut self) {
         for key in self.keys() {
             let remedy = match nearest(&key, self.known.iter().map(String::as_str)) {
@@ -214,7 +214,7 @@ pub(super) fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key } else { format!("{path}.{key}") }
 }
 
-/// The word that somebody may have meant.
+/// Returns the word that was probably meant.
 pub(super) fn nearest<'w>(text: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
     let length = text.chars().count();
     // Two slips; in a short word one, or anything would be near.
@@ -227,7 +227,7 @@ pub(super) fn nearest<'w>(text: &str, words: impl Iterator<Item = &'w str>) -> O
         .map(|(_, word)| word)
 }
 
-/// How many slips make the one text of the other: a character put in, left out or replaced, or two
+/// The number of slips that make the one text of the other: a character put in, left out or replaced, or two
 /// neighbours swapped (the optimal string alignment distance).
 fn distance(left: &str, right: &str) -> usize {
     let left: Vec<char> = left.chars().collect();

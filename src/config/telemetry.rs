@@ -1,4 +1,4 @@
-//! `[telemetry]`: what the service tells about itself.
+//! `[telemetry]`: logs, traces and metrics.
 
 use tracing_subscriber::EnvFilter;
 use url::Url;
@@ -9,14 +9,14 @@ use super::value::{choice, parsed};
 pub use crate::telemetry::Format as LogFormat;
 use crate::telemetry::Otlp;
 
-/// What the service tells about itself, and to whom.
+/// Logs, traces and metrics, and their destinations.
 #[derive(Debug)]
 pub struct Telemetry {
-    /// What is logged: directives that [`EnvFilter`] was seen to take.
+    /// The filter of the log: directives that [`EnvFilter`] accepts.
     pub log: String,
     /// The format of the log. `None`: text on a terminal, JSON elsewhere.
     pub log_format: Option<LogFormat>,
-    /// Where traces and metrics go.
+    /// The destination of traces and metrics.
     pub otlp: Option<Otlp>,
 }
 

@@ -1,4 +1,4 @@
-//! What the tests of the sections share.
+//! Helpers for tests of the sections.
 
 use std::path::Path;
 

@@ -254,7 +254,7 @@ proptest! {
         let variables =
             variables.into_iter().map(|(name, value)| (format!("TOKEN_BROKER__{name}"), value));
         let told = Config::parse(&text, Path::new("/nowhere"), variables);
-        // Bots are never complete here, so there is always something to tell.
+        // Bots are never complete here, so every configuration has a problem.
         let told = told.expect_err("problems");
         let rendered = told.to_string();
         prop_assert_eq!(rendered.lines().count(), told.as_slice().len());

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
-/// What is wrong with a value, to be put behind its key: "must be …; write …".
+/// A problem of a value, written after its key: "must be …; write …".
 pub(super) type Wrong = String;
 
 pub(super) fn wrong_type(expected: &str, value: &Value) -> Wrong {

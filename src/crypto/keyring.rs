@@ -39,7 +39,7 @@ pub enum OpenError {
 }
 
 impl Keyring {
-    /// A keyring of `(id, key)` pairs, of which the first seals. Absent where there is none.
+    /// A keyring of `(id, key)` pairs. The first one seals. Returns `None` if there is none.
     ///
     /// # Panics
     ///
@@ -108,7 +108,7 @@ impl Keyring {
         self.keys.iter().map(|key| key.id.as_str())
     }
 
-    /// A value that is the same only for the same key under the same id, and tells nothing else of the
+    /// Returns a value that is the same only for the same key under the same id, and reveals nothing else of the
     /// key. Returns `None` if no key has this id.
     #[must_use]
     pub fn check_value(&self, id: &str) -> Option<[u8; 32]> {
@@ -117,7 +117,7 @@ impl Keyring {
         Some(derivation.derive("token-broker key check v1", &[id.as_bytes()]))
     }
 
-    /// How everything begins that the key of this id has sealed.
+    /// Returns the first bytes of everything that the key of this id has sealed.
     #[must_use]
     pub fn header(id: &str) -> Vec<u8> {
         let length = u8::try_from(id.len()).unwrap_or(u8::MAX);

@@ -36,7 +36,7 @@ impl Random {
     ///
     /// # Panics
     ///
-    /// Where the operating system has no randomness: nothing may go on with predictable secrets.
+    /// Panics if the operating system has no randomness: predictable secrets are worse than an end.
     pub fn fill(&self, bytes: &mut [u8]) {
         match &self.0 {
             Source::System => {

@@ -1,4 +1,4 @@
-//! Where something sealed belongs: the additional authenticated data of every sealed column.
+//! Additional authenticated data, which binds a sealed value to its row and column.
 
 use crate::domain::grant::GrantKey;
 use crate::domain::id::Id;
@@ -13,7 +13,7 @@ pub struct Place<'a> {
     pub column: &'static str,
     /// The row.
     pub row: Id,
-    /// Whose row.
+    /// The grant of the row.
     pub key: &'a GrantKey,
 }
 

@@ -30,7 +30,7 @@ use self::command::Command;
 use self::console::Console;
 use self::session::Session;
 
-/// What the chat has to know.
+/// The connections and names of the chat.
 #[derive(Debug)]
 pub struct Settings {
     /// The bot's connection to the broker.
@@ -39,12 +39,12 @@ pub struct Settings {
     pub subject: String,
     /// The provider where a command names none.
     pub provider: String,
-    /// Whether a person sits there: a prompt with line editing, and events as they come. Otherwise
+    /// `true` if a person sits there: a prompt with line editing, and events as they come. Otherwise
     /// the lines of standard input are run one after the other.
     pub interactive: bool,
 }
 
-/// How the chat ended.
+/// The end of a chat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
     /// The user left, the input ended, or the process has to end.
@@ -53,7 +53,7 @@ pub enum Ended {
     Failed,
 }
 
-/// Why the chat cannot go on.
+/// The reason why the chat cannot continue.
 #[derive(Debug, thiserror::Error)]
 pub enum ChatError {
     /// Standard input cannot be read.

@@ -69,20 +69,19 @@ mod wire;
 pub use self::faults::{PauseGuard, ScriptedAnswer, ScriptedEndpoint};
 pub use self::ledger::Ledger;
 
-/// Who the user is where the authorization form does not say.
+/// The user if the authorization form names none.
 pub const DEFAULT_USER: &str = "demo-user";
 
-/// Where the time comes from: milliseconds since 1970-01-01T00:00:00Z.
+/// A clock: milliseconds since 1970-01-01T00:00:00Z.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
-/// Where random bytes come from; it fills the whole slice.
+/// A source of random bytes. It fills the whole slice.
 pub type Random = Arc<dyn Fn(&mut [u8]) + Send + Sync>;
 
 /// More than any form of this protocol needs; a larger body is answered with 413.
 const MAX_BODY_BYTES: usize = 64 * 1024;
 
-/// What the demo provider has to know: its one client, its address, and where time and
-/// randomness come from.
+/// The settings of the demo provider: its one client, its address, its clock and its randomness.
 #[derive(Clone)]
 pub struct Settings {
     /// The client's id.
@@ -91,18 +90,18 @@ pub struct Settings {
     pub client_secret: String,
     /// The client's redirect URIs, compared as texts (RFC 9700 section 2.1).
     pub redirect_uris: Vec<String>,
-    /// How long an access token works; whole seconds reach the client as `expires_in`.
+    /// The time for which an access token works; whole seconds reach the client as `expires_in`.
     pub access_token_lifetime: Duration,
     /// For how long after its first use a refresh token works again, as long as nothing that came
     /// of it has been used. Zero: it works once.
     pub refresh_grace: Duration,
-    /// What a revocation ends besides its token.
+    /// The tokens that a revocation ends beside the one that it names.
     pub revocation_reach: RevocationReach,
     /// The file that the state survives a restart in; `None` keeps it in memory.
     pub state_file: Option<PathBuf>,
     /// The issuer identifier (RFC 8414 section 2): the base of every endpoint, without a path.
     pub issuer: String,
-    /// The clock. Expiry is wall-clock time, for it has to outlive the process.
+    /// The clock. Expiry is wall-clock time, because it must outlive the process.
     pub clock: Clock,
     /// The source of tokens, codes and the pages' key.
     pub random: Random,
@@ -127,12 +126,12 @@ pub enum SetupError {
     /// A redirect URI is no absolute URL, or has a fragment (RFC 6749 section 3.1.2).
     #[error("the redirect URI {0:?} is no absolute URL without a fragment")]
     RedirectUri(String),
-    /// The state file is there but cannot be read.
+    /// The state file exists and cannot be read.
     #[error("cannot read the demo provider's state in {}", .path.display())]
     Read {
         /// The state file.
         path: PathBuf,
-        /// What the operating system says.
+        /// The operating system's error.
         source: io::Error,
     },
     /// The state file is no state of this version.
@@ -140,7 +139,7 @@ pub enum SetupError {
     Damaged {
         /// The state file.
         path: PathBuf,
-        /// Where the text stops making sense.
+        /// The error and its place.
         source: serde_json::Error,
     },
 }
@@ -226,7 +225,7 @@ impl DemoProvider {
         axum::serve(listener, self.router()).with_graceful_shutdown(shutdown).await
     }
 
-    /// What has happened since this provider was made, and what lives now.
+    /// Returns the counts since the start, and the present number of tokens.
     #[must_use]
     pub fn ledger(&self) -> Ledger {
         let now = self.inner.now();
@@ -235,14 +234,14 @@ impl DemoProvider {
         ledger
     }
 
-    /// Whether this access or refresh token works now.
+    /// Returns `true` if this access or refresh token works now.
     #[must_use]
     pub fn is_living(&self, token: &str) -> bool {
         let now = self.inner.now();
         self.inner.records().is_living(token, now)
     }
 
-    /// What a user of this name would have got who had gone through the whole flow. For tests.
+    /// Issues the tokens that a user of this name would get by the whole flow. For tests.
     ///
     /// # Errors
     ///
@@ -359,7 +358,7 @@ impl DemoProvider {
         Ok(wire::empty_ok())
     }
 
-    /// What token and revocation calls have in common.
+    /// Checks what token and revocation calls have in common.
     fn check_call(&self, headers: &HeaderMap, params: &Params) -> Result<(), Refusal> {
         wire::require_form(headers)?;
         // RFC 6749 section 3.2.

@@ -46,7 +46,7 @@ pub fn base(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
-/// Whether the URL's host is this machine: `localhost`, 127.0.0.0/8 or `[::1]`.
+/// Returns `true` if the URL's host is this machine: `localhost`, 127.0.0.0/8 or `[::1]`.
 #[must_use]
 pub fn is_loopback(url: &Url) -> bool {
     match url.host() {

@@ -1,5 +1,5 @@
-//! When a grant is refreshed though nobody waits for it: ahead of its access token's end, where it is
-//! used, and to keep a refresh token alive that would end unused.
+//! Decides when a grant is refreshed without a caller: before its access token expires if the grant is in use, and
+//! before an unused refresh token expires.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ const LEAST_LEAD: Duration = Duration::from_secs(5 * 60);
 /// The shortest time without use after which a refresh token ends. Where less is left, it has a fixed end.
 const SHORTEST_IDLE: Duration = Duration::from_secs(60);
 
-/// What the decision goes by.
+/// The facts that decide.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts {
     /// When the access token was last obtained.
     pub issued_at: Timestamp,
-    /// When it ends. Absent: the provider gave no lifetime.
+    /// When it ends. `None`: the provider gave no lifetime.
     pub expires_at: Option<Timestamp>,
     /// When it was last lent, as far as that has been written down.
     pub last_used_at: Option<Timestamp>,
@@ -26,18 +26,18 @@ pub struct Facts {
     pub refresh_expires_at: Option<Timestamp>,
 }
 
-/// What is to be done.
+/// The next action for a grant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Due {
     /// Refresh.
     Now,
     /// Look again then.
     At(Timestamp),
-    /// Nothing, until somebody uses the grant.
+    /// Nothing until a bot uses the grant.
     Never,
 }
 
-/// How long before its end an access token is renewed: a tenth of its lifetime, but at least five
+/// The time before its end at which an access token is renewed: a tenth of its lifetime, but at least five
 /// minutes, but at most half of the lifetime. A tenth of that is the time over which renewals are
 /// spread.
 fn lead(issued_at: Timestamp, expires_at: Timestamp) -> Duration {
@@ -71,8 +71,7 @@ fn keep_alive(issued_at: Timestamp, ends: Timestamp) -> Option<Timestamp> {
     (lifetime >= SHORTEST_IDLE).then(|| issued_at + (lifetime - lifetime / 3))
 }
 
-/// Decides. An access token that nobody has used since it was obtained is let go: the next caller
-/// renews it.
+/// Decides. An access token that was not used since it was obtained is not renewed: the next caller renews it.
 #[must_use]
 pub fn due(facts: Facts, now: Timestamp) -> Due {
     let used = facts.last_used_at.is_some_and(|at| at >= facts.issued_at);

@@ -8,23 +8,23 @@ use super::name::Name;
 use super::scope::Scopes;
 use super::time::Timestamp;
 
-/// How many codes may be tried against one authorization before it fails.
+/// The number of codes that may be tried against one authorization before it fails.
 pub const MAX_CONFIRMATION_ATTEMPTS: u32 = 5;
 
-/// How many codes a provider may refuse before an authorization fails. Below that the
-/// authorization goes on waiting: somebody's garbage code must not end the user's flow.
+/// The number of codes that a provider may refuse before an authorization fails. Below that the
+/// authorization stays pending: garbage from another person must not end the user's flow.
 pub const MAX_REFUSED_CODES: u32 = 5;
 
-/// How many redirects are recorded for one authorization. Anyone who has the link can make more.
+/// The number of redirects that are recorded for one authorization. Anyone who has the link can make more.
 pub const MAX_ATTEMPTS: u64 = 32;
 
-/// How long after the link has ended a browser that is still at the provider may come back.
+/// The time after the end of the link within which a browser may still come back from the provider.
 pub const REDIRECT_GRACE: Duration = Duration::from_secs(5 * 60);
 
-/// How long a final authorization can still be read.
+/// The time for which a final authorization can still be read.
 pub const RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How long an exchange may be under way before it counts as lost with its replica: the HTTP call
+/// The time for which an exchange may be under way before it counts as lost with its replica: the HTTP call
 /// takes 10 s at most, and an answer that cannot be stored is held for as long as this.
 pub const EXCHANGE_LIMIT: Duration = Duration::from_secs(120);
 
@@ -35,13 +35,13 @@ pub struct Authorization {
     pub id: Id,
     /// The grant it will leave.
     pub key: GrantKey,
-    /// Who asked.
+    /// The bot that called Authorize.
     pub bot: Name,
-    /// What was asked for.
+    /// The requested scopes.
     pub scopes: Scopes,
-    /// What else was asked for.
+    /// The other options of the request.
     pub options: Options,
-    /// How far it is.
+    /// The present state.
     pub state: State,
     /// A code was exchanged for it, or is being exchanged.
     pub is_exchanged: bool,
@@ -54,13 +54,13 @@ pub struct Authorization {
 /// Options that travel with an authorization.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
-    /// Where the browser goes from the result page. Allowed when it was asked for.
+    /// The address to which the browser goes from the result page. Checked against the bot's policy at Authorize.
     pub return_url: Option<String>,
     /// Passed to the provider as `login_hint` (OpenID Connect Core section 3.1.2.1).
     pub login_hint: Option<String>,
 }
 
-/// Which flow an authorization runs.
+/// The flow that an authorization runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flow {
     /// RFC 6749 section 4.1, with PKCE (RFC 7636).
@@ -69,14 +69,14 @@ pub enum Flow {
     DeviceCode,
 }
 
-/// How far an authorization is.
+/// The state of an authorization.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
     /// The user has not come back yet.
     Pending,
     /// The code is being exchanged. To callers this is still `Pending`.
     Exchanging,
-    /// The tokens wait, sealed, for the code from the result page.
+    /// The sealed tokens await the code from the result page.
     AwaitingConfirmation,
     /// Final: the grant is stored.
     Authorized,
@@ -84,7 +84,7 @@ pub enum State {
     Denied(Failure),
     /// Final: the provider, the exchange or the confirmation failed.
     Failed(Failure),
-    /// Final: nobody came back, or nobody confirmed, in time.
+    /// Final: the sign-in or the confirmation came too late.
     Expired,
     /// Final: by CancelAuthorization or Revoke.
     Cancelled,
@@ -106,7 +106,7 @@ impl Failure {
         Self { error: error.to_owned(), description: description.to_owned() }
     }
 
-    /// Whether the words are the broker's own, and not about what the provider answered.
+    /// Returns `true` if the words are the broker's own, and not about what the provider answered.
     #[must_use]
     pub fn is_own(&self) -> bool {
         [Self::too_many_wrong_codes(), Self::exchange_interrupted()]
@@ -134,7 +134,7 @@ impl Failure {
 }
 
 impl State {
-    /// Whether nothing can change any more.
+    /// Returns `true` if nothing can change any more.
     #[must_use]
     pub fn is_final(&self) -> bool {
         !matches!(self, Self::Pending | Self::Exchanging | Self::AwaitingConfirmation)

@@ -17,23 +17,23 @@ use super::scope::Scopes;
 pub struct Bot {
     /// The bot's name, as shown on the result page.
     pub name: Name,
-    /// Whose grants the bot works on.
+    /// The namespace of the grants that the bot works on.
     pub namespace: Name,
     /// SHA-256 of each API key. Keys are 256 random bits, so an unsalted hash is enough.
     pub api_keys_sha256: Vec<[u8; 32]>,
-    /// Which providers the bot may use.
+    /// The providers that the bot may use.
     pub providers: Providers,
-    /// Where the browser may go from the result page.
+    /// The addresses to which the browser may go from the result page.
     pub return_urls: Vec<ReturnUrl>,
-    /// How the person in the browser is tied to the person in the chat.
+    /// The proof that the person in the browser is the person in the chat.
     pub confirmation: Confirmation,
     /// The scopes that the bot may ask for, by provider; a provider that is not named: any.
     pub scopes: BTreeMap<Name, Scopes>,
-    /// The subjects that the bot may act for. Absent: any.
+    /// The subjects that the bot may act for. `None`: any.
     pub subjects: Option<Vec<SubjectPattern>>,
-    /// The methods that the bot may call, as in `GetToken`. Absent: all.
+    /// The methods that the bot may call, as in `GetToken`. `None`: all.
     pub methods: Option<BTreeSet<String>>,
-    /// How many calls a replica takes from the bot. Absent: no limit.
+    /// The number of calls that a replica takes from the bot. `None`: no limit.
     pub rate: Option<Rate>,
 }
 
@@ -53,19 +53,19 @@ impl ApiKey {
         Self(format!("tbk_{}", BASE64_URL_SAFE_NO_PAD.encode(bytes)).into())
     }
 
-    /// The key, for the bot.
+    /// Returns the key, for the bot.
     #[must_use]
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
 
-    /// What the broker keeps of it.
+    /// Returns the hash that the broker stores.
     #[must_use]
     pub fn sha256(&self) -> [u8; 32] {
         Self::hash(self.expose())
     }
 
-    /// What the broker keeps of a key that a caller sent.
+    /// Hashes a key that a caller sent.
     #[must_use]
     pub fn hash(key: &str) -> [u8; 32] {
         Sha256::digest(key.as_bytes()).into()
@@ -84,7 +84,7 @@ impl fmt::Debug for ApiKey {
     }
 }
 
-/// Which providers a bot may use.
+/// The providers that a bot may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Providers {
     /// Every configured one.
@@ -93,7 +93,7 @@ pub enum Providers {
     Only(BTreeSet<Name>),
 }
 
-/// Whether the confirmation code is asked for.
+/// The confirmation that a bot's users have to give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Confirmation {
     /// The result page shows a code that the user types into the chat.
@@ -132,7 +132,7 @@ pub struct Rate {
 }
 
 impl Bot {
-    /// Whether the bot may use this provider.
+    /// Returns `true` if the bot may use this provider.
     #[must_use]
     pub fn may_use(&self, provider: &str) -> bool {
         match &self.providers {
@@ -141,13 +141,13 @@ impl Bot {
         }
     }
 
-    /// Whether the bot may act for this subject.
+    /// Returns `true` if the bot may act for this subject.
     #[must_use]
     pub fn may_act_for(&self, subject: &str) -> bool {
         self.subjects.as_ref().is_none_or(|patterns| patterns.iter().any(|p| p.matches(subject)))
     }
 
-    /// Whether the bot may call this method.
+    /// Returns `true` if the bot may call this method.
     #[must_use]
     pub fn may_call(&self, method: &str) -> bool {
         self.methods.as_ref().is_none_or(|methods| methods.contains(method))
@@ -201,8 +201,8 @@ impl fmt::Debug for ReturnUrl {
 }
 
 fn parse_return_url(text: &str) -> Result<Url, InvalidReturnUrl> {
-    // Browsers and URL parsers drop or rewrite these; whoever sends them means harm or made a
-    // mistake (RFC 9700 section 4.11.1).
+    // Browsers and URL parsers drop or rewrite these characters, which makes them a tool for attacks (RFC 9700 section
+    // 4.11.1).
     if text.contains(|c: char| c.is_control() || c.is_whitespace() || c == '\\') {
         return Err(InvalidReturnUrl::Form);
     }
@@ -222,7 +222,7 @@ fn parse_return_url(text: &str) -> Result<Url, InvalidReturnUrl> {
 }
 
 impl SubjectPattern {
-    /// Takes a pattern: exact, or with a trailing `*`. Absent where it is empty or has a `*`
+    /// Takes a pattern: exact, or with a trailing `*`. Returns `None` if it is empty or has a `*`
     /// elsewhere.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
@@ -236,7 +236,7 @@ impl SubjectPattern {
         &self.0
     }
 
-    /// What a subject must begin with. Absent where the pattern is exact.
+    /// Returns the prefix of matching subjects, or `None` if the pattern is exact.
     #[must_use]
     pub fn prefix(&self) -> Option<&str> {
         self.0.strip_suffix('*')

@@ -1,4 +1,4 @@
-//! What an authorization left: the tokens of one user at one provider.
+//! A grant: the tokens of one user at one provider.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,13 +14,13 @@ use super::time::Timestamp;
 /// Names one grant. The namespace comes from the caller's credential, never from a request.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct GrantKey {
-    /// Whose grants.
+    /// The namespace of the bot.
     pub namespace: Name,
-    /// Where.
+    /// The provider.
     pub provider: Name,
-    /// Who, in the bot's terms.
+    /// The chat user, in the bot's terms.
     pub subject: Subject,
-    /// Which of the subject's accounts.
+    /// One of the subject's accounts.
     pub account: Account,
 }
 
@@ -36,7 +36,7 @@ impl KeyHash {
         self.0[0]
     }
 
-    /// Parses 32 hexadecimal digits. Absent where the text is anything else.
+    /// Parses 32 hexadecimal digits. Returns `None` if the text is anything else.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut bytes = [0; 16];
@@ -58,7 +58,7 @@ impl fmt::Debug for KeyHash {
 }
 
 impl GrantKey {
-    /// What stands for the key elsewhere.
+    /// Returns the hash that replaces the key in notices and caches.
     #[must_use]
     pub fn hash(&self) -> KeyHash {
         let mut hasher = Sha256::new();
@@ -86,8 +86,8 @@ impl fmt::Debug for GrantKey {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Subject(String);
 
-/// Tells several accounts of one subject at one provider apart: at most 63 bytes, no control
-/// characters; empty for the only one.
+/// Distinguishes accounts of one subject at one provider: at most 63 bytes, no control characters. Empty for the only
+/// one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Account(String);
 
@@ -95,7 +95,7 @@ impl Subject {
     /// The longest subject, in bytes.
     pub const MAX_BYTES: usize = 255;
 
-    /// Parses a subject. Absent where it is empty, too long or has a control character.
+    /// Parses a subject. Returns `None` if it is empty, too long or has a control character.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         (!text.is_empty() && is_label(text, Self::MAX_BYTES)).then(|| Self(text.to_owned()))
@@ -112,7 +112,7 @@ impl Account {
     /// The longest account label, in bytes.
     pub const MAX_BYTES: usize = 63;
 
-    /// Parses an account label. Absent where it is too long or has a control character.
+    /// Parses an account label. Returns `None` if it is too long or has a control character.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         is_label(text, Self::MAX_BYTES).then(|| Self(text.to_owned()))
@@ -129,8 +129,8 @@ fn is_label(text: &str, max_bytes: usize) -> bool {
     text.len() <= max_bytes && !text.contains(char::is_control)
 }
 
-/// Which edition of a grant's tokens: a commit names the version it read and moves it.
-/// Neither part is ever used again for the same row.
+/// The version of a grant's tokens. A commit names the version that it read and moves it. Neither part is used twice
+/// for one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Version {
     /// Moves with every new authorization of the key.
@@ -139,7 +139,7 @@ pub struct Version {
     pub token_version: i64,
 }
 
-/// Whether the broker can go on using the grant.
+/// The usability of a grant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GrantState {
     /// It can.
@@ -153,37 +153,37 @@ pub enum GrantState {
 pub struct Grant {
     /// The row.
     pub id: Id,
-    /// Whose, where.
+    /// The key.
     pub key: GrantKey,
     /// Usable or not.
     pub state: GrantState,
-    /// Which edition of the tokens this is.
+    /// The version of the tokens.
     pub version: Version,
     /// The scopes that the provider reports.
     pub scopes: Scopes,
     /// The scopes that the user was asked for. `None` if a version before this one stored the grant.
     pub requested: Option<Scopes>,
-    /// Who the user is at the provider.
+    /// The user at the provider.
     pub identity: Identity,
-    /// What the provider said besides; never a secret.
+    /// Other values of the provider's answer. Never a secret.
     pub provider_values: BTreeMap<String, String>,
     /// When the user authorized.
     pub created_at: Timestamp,
     /// When the access token was last obtained.
     pub issued_at: Timestamp,
-    /// When the access token expires. Absent: the provider gave no lifetime.
+    /// When the access token expires. `None`: the provider gave no lifetime.
     pub expires_at: Option<Timestamp>,
-    /// Whether there is a refresh token.
+    /// `true` if there is a refresh token.
     pub refreshable: bool,
     /// When the refresh token expires. `None` if the provider does not say.
     pub refresh_expires_at: Option<Timestamp>,
-    /// How many refreshes failed in a row.
+    /// The number of refreshes that failed in a row.
     pub failures: u32,
     /// When the first of them failed.
     pub failing_since: Option<Timestamp>,
     /// Before when no refresh is tried, after failures.
     pub next_attempt_at: Option<Timestamp>,
-    /// What the last failure was, as the provider layer writes it down.
+    /// The last failure, as the provider layer records it.
     pub last_error: Option<String>,
     /// When a bot was last lent the access token, as far as it has been written down.
     pub last_used_at: Option<Timestamp>,

@@ -19,7 +19,7 @@ impl Id {
         &self.0
     }
 
-    /// Parses 32 hexadecimal digits. Absent where the text is anything else.
+    /// Parses 32 hexadecimal digits. Returns `None` if the text is anything else.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut bytes = [0; 16];

@@ -1,8 +1,8 @@
-//! Who a user is at a provider.
+//! The identity of a user at a provider.
 
 use serde_json::{Map, Value};
 
-/// Who a user is at a provider, as far as it tells.
+/// The identity of a user at a provider. The parts that the provider does not give are empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Identity {
     /// The name to show. Empty where it is not known. Not proof of anything: providers let users
@@ -13,14 +13,14 @@ pub struct Identity {
     pub sub: Option<String>,
 }
 
-/// Where a name usually stands: OpenID Connect Core section 5.1, and GitHub's and its like.
+/// The usual places of a name: OpenID Connect Core section 5.1, and the user API of GitHub and its like.
 const USUAL: [&str; 5] = ["/email", "/preferred_username", "/login", "/name", "/username"];
 
 /// The longest name that is kept, in bytes.
 const MAX_NAME: usize = 255;
 
 /// The name to show for the user that a provider describes so: where `pointer` says, or wherever
-/// it is usual. Absent where there is none.
+/// it is usual. Returns `None` if there is none.
 #[must_use]
 pub fn name_in(claims: &Map<String, Value>, pointer: Option<&str>) -> Option<String> {
     let at = |pointer: &str| {
@@ -47,7 +47,7 @@ pub fn name_in(claims: &Map<String, Value>, pointer: Option<&str>) -> Option<Str
     }
 }
 
-/// Without control characters, at most [`MAX_NAME`] bytes. Absent where nothing is left.
+/// Without control characters, at most [`MAX_NAME`] bytes. Returns `None` if nothing is left.
 fn clean(text: &str) -> Option<String> {
     let mut name: String = text.chars().filter(|c| !c.is_control()).collect();
     let end = (0..=MAX_NAME.min(name.len())).rev().find(|end| name.is_char_boundary(*end));

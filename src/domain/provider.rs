@@ -14,7 +14,7 @@ use super::scope::{ScopeNames, Scopes};
 /// The scope that makes a request one of OpenID Connect (Core section 3.1.2.1).
 pub const OPENID: &str = "openid";
 
-/// What the configuration says of a provider.
+/// A provider as configured.
 #[derive(Clone)]
 pub struct Provider {
     /// The name that a grant's key takes.
@@ -25,12 +25,12 @@ pub struct Provider {
     pub issuer: Option<String>,
     /// The endpoints that the configuration names.
     pub endpoints: Endpoints,
-    /// What a revocation ends there besides the token.
+    /// The tokens that a revocation ends beside the one that it names.
     pub revocation_reach: RevocationReach,
     /// For how long after its first use a refresh token that rotates still works. Zero where that
     /// is not known.
     pub refresh_grace: Duration,
-    /// After how long without use a refresh token ends. Absent: never, as far as is known.
+    /// After how long without use a refresh token ends. `None`: never, as far as is known.
     pub refresh_idle: Option<Duration>,
     /// The broker's registration.
     pub client: Client,
@@ -42,8 +42,8 @@ pub struct Provider {
     pub dead_grant_errors: Vec<String>,
     /// ID tokens are neither checked nor relied upon, even if `openid` is requested.
     pub ignores_id_tokens: bool,
-    /// Where the name to show for a user stands, in the claims of an ID token or in the answer of
-    /// the userinfo endpoint: a JSON pointer (RFC 6901). Absent: wherever it is usual.
+    /// The place of the displayed name in the claims of an ID token or in the answer of the userinfo endpoint: a JSON
+    /// pointer (RFC 6901). `None`: the usual places.
     pub identity: Option<String>,
 }
 
@@ -51,13 +51,13 @@ pub struct Provider {
 /// issuer's metadata.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Endpoints {
-    /// Where the user's browser goes (RFC 6749 section 3.1).
+    /// The authorization endpoint (RFC 6749 section 3.1).
     pub authorization: Option<Url>,
-    /// Where codes and refresh tokens are exchanged (RFC 6749 section 3.2).
+    /// The token endpoint (RFC 6749 section 3.2).
     pub token: Option<Url>,
-    /// Where tokens are revoked (RFC 7009).
+    /// The revocation endpoint (RFC 7009).
     pub revocation: Option<Url>,
-    /// Who the user is (OpenID Connect Core section 5.3, or the provider's own).
+    /// The userinfo endpoint (OpenID Connect Core section 5.3, or the provider's own).
     pub userinfo: Option<Url>,
     /// The keys that ID tokens are signed with (RFC 7517).
     pub jwks: Option<Url>,
@@ -67,26 +67,25 @@ pub struct Endpoints {
 /// to call it.
 #[derive(Debug, Clone)]
 pub struct Server {
-    /// What the configuration says.
+    /// The provider as configured.
     pub provider: Arc<Provider>,
-    /// Where the user's browser goes.
+    /// The authorization endpoint.
     pub authorization_endpoint: Url,
-    /// Where codes and refresh tokens are exchanged.
+    /// The token endpoint.
     pub token_endpoint: Url,
-    /// Where tokens are revoked. Absent: the provider has no way to revoke.
+    /// The revocation endpoint. `None`: the provider cannot revoke.
     pub revocation_endpoint: Option<Url>,
-    /// Who the user is.
+    /// The userinfo endpoint.
     pub userinfo_endpoint: Option<Url>,
     /// The keys that ID tokens are signed with.
     pub jwks_uri: Option<Url>,
-    /// How the broker proves itself there.
+    /// The client authentication.
     pub client_auth: ClientAuth,
-    /// Whether every redirect must carry `iss` (RFC 9207 section 3).
+    /// `true` if every redirect must carry `iss` (RFC 9207 section 3).
     pub iss_required: bool,
 }
 
-/// What a revocation ends besides the token that it names. RFC 7009 section 2.1 leaves it to the
-/// provider.
+/// The tokens that a revocation ends beside the one that it names. RFC 7009 section 2.1 leaves it to the provider.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum RevocationReach {
     /// Nothing else.
@@ -103,14 +102,14 @@ pub enum RevocationReach {
 pub struct Client {
     /// The client identifier.
     pub id: String,
-    /// How the client proves itself.
+    /// The client authentication (RFC 6749 section 2.3).
     pub auth: ConfiguredAuth,
 }
 
 /// Client authentication as the configuration has it.
 #[derive(Clone)]
 pub enum ConfiguredAuth {
-    /// One way, whatever the provider says of itself.
+    /// This method, also if the metadata names others.
     Fixed(ClientAuth),
     /// With this secret, in a way that the issuer's metadata offers.
     Offered(SecretString),
@@ -130,20 +129,20 @@ pub enum ClientAuth {
 }
 
 impl Provider {
-    /// Whether endpoints are to be learnt from the issuer's metadata.
+    /// Returns `true` if endpoints come from the issuer's metadata.
     #[must_use]
     pub fn is_discovered(&self) -> bool {
         self.issuer.is_some()
             && (self.endpoints.authorization.is_none() || self.endpoints.token.is_none())
     }
 
-    /// Whether there may be a way to revoke.
+    /// Returns `true` if there may be a way to revoke.
     #[must_use]
     pub fn may_revoke(&self) -> bool {
         self.endpoints.revocation.is_some() || self.is_discovered()
     }
 
-    /// The provider with the endpoints of its configuration. Absent where they are not all there.
+    /// The provider with the endpoints of its configuration. Returns `None` if they are not all there.
     #[must_use]
     pub fn server(self: &Arc<Self>) -> Option<Server> {
         let Endpoints { authorization, token, revocation, userinfo, jwks } = self.endpoints.clone();
@@ -173,7 +172,7 @@ impl Deref for Server {
 }
 
 impl Server {
-    /// Whether ID tokens of this provider can be checked, and so are asked for and relied upon.
+    /// Returns `true` if ID tokens of this provider can be checked, and so are asked for and relied upon.
     #[must_use]
     pub fn checks_id_tokens(&self) -> bool {
         !self.ignores_id_tokens && self.issuer.is_some() && self.jwks_uri.is_some()

@@ -47,7 +47,7 @@ impl ScopeNames {
     }
 }
 
-/// How much of a bad scope is shown, in characters.
+/// The longest part of an invalid scope that is shown, in characters.
 const SHOWN: usize = 64;
 
 /// The beginning of a text that is no scope token: empty, longer than 255 bytes, or with a character outside
@@ -117,13 +117,13 @@ impl Scopes {
         self.iter().filter(|scope| !granted.contains(scope)).map(str::to_owned).collect()
     }
 
-    /// Whether this scope is among them.
+    /// Returns `true` if this scope is among them.
     #[must_use]
     pub fn contains(&self, scope: &str) -> bool {
         self.iter().any(|own| own == scope)
     }
 
-    /// Whether there is no scope.
+    /// Returns `true` if there is no scope.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -19,22 +19,22 @@ pub struct AccessToken {
     pub value: SecretString,
     /// `Bearer`.
     pub token_type: String,
-    /// What it covers.
+    /// The scopes.
     pub scopes: Scopes,
     /// When it was asked for. The provider issued it no earlier.
     pub issued_at: Timestamp,
-    /// When it expires at the latest. Absent: the provider gave no lifetime.
+    /// When it expires at the latest. `None`: the provider gave no lifetime.
     pub expires_at: Option<Timestamp>,
 }
 
 impl AccessToken {
-    /// Whether the provider still takes the token at `now`, as far as it told.
+    /// Returns `true` if the token has not expired at `now`, according to the provider.
     #[must_use]
     pub fn is_living(&self, now: Timestamp) -> bool {
         self.expires_at.is_none_or(|at| now < at)
     }
 
-    /// Whether the token stays valid for `min_ttl` from `now`.
+    /// Returns `true` if the token stays valid for `min_ttl` from `now`.
     ///
     /// `min_ttl` is never taken as more than half of the granted lifetime: otherwise a caller that
     /// asks for more than a short-lived token has would cause a refresh with every call.
@@ -60,7 +60,7 @@ impl fmt::Debug for AccessToken {
 /// so it is stored before it is understood.
 #[derive(Clone)]
 pub struct RawAnswer {
-    /// The `Content-Type`, which tells how to read the body.
+    /// The `Content-Type`.
     pub content_type: String,
     /// The body.
     pub body: SecretSlice<u8>,
@@ -72,7 +72,7 @@ impl fmt::Debug for RawAnswer {
     }
 }
 
-/// Which of the two tokens, as in `token_type_hint` (RFC 7009 section 2.1).
+/// The kind of a token, as in `token_type_hint` (RFC 7009 section 2.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenKind {
     /// `access_token`.
@@ -98,10 +98,10 @@ impl TokenKind {
     }
 }
 
-/// A token that is to be revoked at its provider.
+/// A token that awaits its revocation at the provider.
 #[derive(Clone)]
 pub struct DoomedToken {
-    /// Which of the two.
+    /// The kind.
     pub kind: TokenKind,
     /// The token itself.
     pub value: SecretString,
@@ -122,11 +122,11 @@ pub struct TokenSet {
     pub access_token: AccessToken,
     /// The refresh token, where the provider issued one.
     pub refresh_token: Option<SecretString>,
-    /// When the refresh token expires. Absent: the provider did not say.
+    /// When the refresh token expires. `None`: the provider did not say.
     pub refresh_expires_at: Option<Timestamp>,
-    /// Who the user is, as the provider has signed it (OpenID Connect Core section 2).
+    /// The ID token (OpenID Connect Core section 2).
     pub id_token: Option<SecretString>,
-    /// What the provider said besides; never a secret.
+    /// Other values of the provider's answer. Never a secret.
     pub provider_values: BTreeMap<String, String>,
 }
 

@@ -16,7 +16,7 @@ use super::call::Method;
 use super::service::{Admitted, Service};
 use crate::listener::PeerInfo;
 
-/// How long a caller may take to send its message.
+/// The time that a caller may take to send its message.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The service behind its admission.

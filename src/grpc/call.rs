@@ -1,4 +1,4 @@
-//! What every call has in common: how it is named, traced and measured.
+//! The name, trace and measurement of every call.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -69,7 +69,7 @@ pub(super) struct Call {
     began: Instant,
     metrics: Metrics,
     code: Code,
-    /// How long the caller waits.
+    /// The time that the caller waits.
     deadline: Option<Duration>,
     /// Among the calls that may be under way at once.
     place: Option<Arc<OwnedSemaphorePermit>>,
@@ -104,7 +104,7 @@ impl Call {
         self.caller = Caller::stranger();
     }
 
-    /// Whether the caller records its trace.
+    /// Returns `true` if the caller records its trace.
     pub(super) fn is_recorded(&self) -> bool {
         self.caller.is_sampled()
     }
@@ -168,7 +168,7 @@ impl Drop for Call {
     }
 }
 
-/// What `grpc-timeout` says: at most eight digits and a unit.
+/// Reads `grpc-timeout`: at most eight digits and a unit.
 fn deadline(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
@@ -184,7 +184,7 @@ fn deadline(headers: &HeaderMap) -> Option<Duration> {
     }
 }
 
-/// Whether the server is at fault, as the conventions of OpenTelemetry for RPC see it.
+/// Returns `true` if the server is at fault, as the conventions of OpenTelemetry for RPC see it.
 fn is_fault(code: Code) -> bool {
     matches!(
         code,

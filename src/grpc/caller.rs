@@ -1,4 +1,4 @@
-//! Who calls: the bot behind a credential, and what it may call.
+//! The bot behind a credential, and its limits.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +16,7 @@ use super::call::{METHODS, Method};
 use super::error::CallError;
 use crate::domain::bot::{ApiKey, Bot};
 
-/// How many calls of one bot use the database at once.
+/// The number of calls of one bot that use the database at once.
 const WORK: usize = 64;
 
 /// The reason of a call that succeeded, in metrics.
@@ -154,7 +154,7 @@ impl Callers {
             .filter(|key| key.len() >= ApiKey::MIN_BYTES)
             .ok_or(CallError::Unauthenticated)?;
         let hash = ApiKey::hash(key);
-        // Every key is compared, whole: the time tells neither which one is near nor how near.
+        // Every key is compared whole, so the time reveals neither a match nor its length.
         let mut found = u64::MAX;
         for (index, (known, _)) in self.keys.iter().enumerate() {
             let equal: Choice = known.ct_eq(&hash);

@@ -1,4 +1,4 @@
-//! Between protobuf and domain types. Every field is parsed here, once; all bad ones are told
+//! Converts between protobuf and domain types. Every field is parsed once, here, and all invalid ones are reported
 //! together.
 
 mod pages;

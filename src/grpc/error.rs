@@ -1,10 +1,10 @@
-//! What the edge itself can answer instead of a result.
+//! Errors of a call.
 
 use std::time::Duration;
 
 use crate::broker::BrokerError;
 
-/// What a call can answer instead of a result.
+/// An error of a call.
 ///
 /// Its text is for the log: it names no subject.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -1,4 +1,4 @@
-//! The service: one method an RPC, each of which parses, calls the broker and renders.
+//! The service: one method per RPC, which parses, calls the broker and renders.
 
 use std::future::Future;
 use std::num::NonZeroU32;

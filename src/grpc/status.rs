@@ -254,7 +254,7 @@ fn broker_row(error: BrokerError) -> Row {
     }
 }
 
-/// What is left to do where the user has to authorize.
+/// The remedy if the user has to authorize.
 fn remedy(started: &Option<Box<Started>>) -> &'static str {
     if started.is_some() { "the user authorizes at the link" } else { "call Authorize" }
 }
@@ -280,7 +280,7 @@ fn listed(scopes: &[String]) -> String {
 /// When to come back where the error itself does not know.
 const RETRY: Duration = crate::broker::error::RETRY;
 
-/// The reason of a status, for the log line of a call.
+/// The reason of an error, for the log line of a call.
 pub(super) fn reason_of(error: &CallError) -> &'static str {
     row(error.clone()).reason
 }

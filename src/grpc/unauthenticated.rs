@@ -22,7 +22,7 @@ pub(super) struct Unauthenticated<S> {
     places: Arc<Semaphore>,
     /// Places of streams, which last: they must not keep checks out.
     streams: Arc<Semaphore>,
-    /// How long a caller may take to send its messages.
+    /// The time that a caller may take to send its messages.
     timeout: Duration,
 }
 

@@ -6,7 +6,7 @@ use url::Url;
 
 use crate::broker::BrowserSecret;
 
-/// How long a browser keeps its secret: longer than any link works.
+/// The time for which a browser keeps its secret: longer than any link works.
 const LIFETIME: cookie::time::Duration = cookie::time::Duration::days(30);
 
 /// The most cookies of the broker's name that are looked at.
@@ -30,7 +30,7 @@ pub(super) fn secrets(headers: &HeaderMap, public_url: &Url) -> Vec<BrowserSecre
 
 /// The `Set-Cookie` header.
 ///
-/// Lax, for the redirect from the provider is a top-level navigation from another site.
+/// Lax, because the redirect from the provider is a top-level navigation from another site.
 pub(super) fn set_cookie(browser: &BrowserSecret, public_url: &Url) -> String {
     Cookie::build((cookie_name(public_url), browser.cookie_value()))
         .path("/")

@@ -42,7 +42,7 @@ pub(super) async fn callback(
 }
 
 /// `response_mode=form_post`: a cross-site POST comes without the Lax cookie, so the browser is
-/// sent to the GET of the same address, with the form sealed, for a URL is seen by many.
+/// sent to the GET of the same address, with the form sealed, because URLs end up in logs and histories.
 pub(super) async fn form_post(
     State(broker): SharedBroker,
     provider: Result<Path<String>, PathRejection>,

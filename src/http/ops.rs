@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::telemetry::{Metrics, TEXT_FORMAT};
 
-/// Whether the service takes calls.
+/// The readiness of the service for calls.
 pub type Readiness = watch::Receiver<bool>;
 
 pub(super) fn router(readiness: Readiness, metrics: Metrics) -> Router {

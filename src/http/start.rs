@@ -25,7 +25,7 @@ pub(super) async fn start(
     match started.await.unwrap_or(Err(Problem::Unavailable)) {
         Ok(departure) => {
             let cookie = browser::set_cookie(&departure.browser, public_url);
-            // 303: whatever brought the browser here, it goes on with a GET (RFC 9700 4.12).
+            // 303, so that the browser continues with a GET (RFC 9700 section 4.12).
             let headers =
                 [(header::LOCATION, departure.url.to_string()), (header::SET_COOKIE, cookie)];
             (StatusCode::SEE_OTHER, headers).into_response()

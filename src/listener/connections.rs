@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-/// How often the log says that connections are closed because of the limits.
+/// The interval at which the log says that connections are closed because of the limits.
 const LOGGED_EVERY: Duration = Duration::from_secs(60);
 
-/// How many connections may be open beyond a limit, because others that were ended in their favour are not yet closed.
+/// The number of connections that may be open beyond a limit, because others that were ended in their favour are not yet closed.
 pub(super) const OVERLAP: usize = 64;
 
 /// The number of a connection that is not pending.
 const ACTIVE: u64 = 0;
 
-/// How many connections a listener keeps open.
+/// The number of connections that a listener keeps open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionLimits {
     /// All connections.

@@ -14,7 +14,7 @@ const MOST: u64 = 65_536;
 /// Descriptors for everything but connections that were accepted: databases, providers, files and the runtime.
 const RESERVED: u64 = 256 + 3 * OVERLAP as u64;
 
-/// The fewest descriptors with which a service can be run.
+/// The fewest descriptors that let a service run.
 pub const LEAST_DESCRIPTORS: u64 = RESERVED + 128;
 
 /// The limit on the requests of one peer if the configuration has none. A sign-in takes two or three requests, and all

@@ -15,10 +15,10 @@ use tonic::transport::server::Connected;
 
 use super::Place;
 
-/// How long a connection may stay without a valid credential. Health checks need none.
+/// The time for which a connection may stay without a valid credential. Health checks need none.
 const CREDENTIAL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How many calls without a credential, such as health checks, one connection has at once.
+/// The number of calls without a credential, such as health checks, that one connection has at once.
 const OPEN_CALLS: usize = 4;
 
 /// A connection that ends with its [`Place`].

@@ -21,16 +21,16 @@ use super::peer_rate::PeerRate;
 use super::{Listener, MaybeTls, Place, tls};
 use crate::domain::bot::Rate;
 
-/// How long a client may take to send the head of a request. An idle connection is closed after the same time.
+/// The time that a client may take to send the head of a request. An idle connection is closed after the same time.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a client may take to send a body.
+/// The time that a client may take to send a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a connection is used. Longer ones end after the request under way.
+/// The time for which a connection is used. Longer ones end after the request under way.
 const MAX_AGE: Duration = Duration::from_secs(5 * 60);
 
-/// How long a connection of that age may take to end.
+/// The time that a connection of that age may take to end.
 const END_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The largest head of a request, in bytes. A cookie and an authorization code may have some KiB each.
@@ -107,7 +107,7 @@ fn log(result: Result<(), hyper::Error>) {
     }
 }
 
-/// Keeps the connection while its request is answered, once the whole request is there.
+/// Keeps the connection while its request is answered, as soon as the whole request has arrived.
 async fn active(
     State(rate): State<Option<Arc<PeerRate>>>,
     request: Request,

@@ -1,4 +1,4 @@
-//! How many requests one peer may send.
+//! A limit on the requests of one peer.
 
 use std::hash::BuildHasher;
 use std::hash::RandomState;

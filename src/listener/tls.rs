@@ -22,10 +22,10 @@ use zeroize::Zeroizing;
 use super::Place;
 use crate::crypto::sealed::length_prefixed;
 
-/// How long a handshake may take.
+/// The time that a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often the files are read again.
+/// The interval at which the files are read again.
 const RELOAD: Duration = Duration::from_secs(10);
 
 /// The files of a listener's TLS, in PEM.
@@ -54,7 +54,7 @@ pub enum TlsError {
     /// A file cannot be read, or holds nothing of its kind.
     #[error("{path}: {reason}")]
     File {
-        /// Which.
+        /// The file.
         path: String,
         /// The reason.
         reason: String,

@@ -39,7 +39,7 @@ const NOTHING_TO_REVOKE: [&str; 4] =
 pub(super) struct Response {
     pub(super) status: StatusCode,
     pub(super) retry_after: Option<Duration>,
-    /// Whether the connection delivered it to its end.
+    /// `true` if the connection delivered it to its end.
     pub(super) is_whole: bool,
     /// Decoded.
     pub(super) content: RawAnswer,

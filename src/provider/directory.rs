@@ -17,10 +17,10 @@ use super::keys::Keys;
 use crate::domain::name::Name;
 use crate::domain::provider::{Provider, Server};
 
-/// How long metadata is used before it is read again.
+/// The time for which metadata is used before it is read again.
 const FRESH: Duration = Duration::from_secs(60 * 60);
 
-/// How long a failure is told again before the issuer is asked again; doubled with every further
+/// The time for which a failure is reported before the issuer is asked again. It doubles with every further
 /// one, up to [`LONGEST_PAUSE`].
 const PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -36,7 +36,7 @@ pub struct Directory {
 pub(super) struct Entry {
     provider: Arc<Provider>,
     known: RwLock<Option<Known>>,
-    /// Who has it asks the issuer; the others wait for the answer.
+    /// Its holder asks the issuer; other callers wait for the answer.
     asking: Mutex<Option<Failed>>,
     /// The endpoints are not known, and the last answer was unusable.
     is_wrong: AtomicBool,
@@ -54,12 +54,12 @@ struct Failed {
 #[derive(Debug, Clone)]
 struct Known {
     server: Arc<Server>,
-    /// When it is to be read again. Absent: the configuration says all.
+    /// The time to read it again. `None`: the configuration has everything.
     until: Option<Instant>,
 }
 
 impl Directory {
-    /// The providers of a configuration. Nobody is asked yet.
+    /// The providers of a configuration. Reads no metadata yet.
     #[must_use]
     pub fn new(http: Http, providers: impl IntoIterator<Item = Provider>) -> Self {
         let entry = |provider: Provider| {
@@ -82,13 +82,13 @@ impl Directory {
         Self { http, entries: entries.collect() }
     }
 
-    /// How providers are called.
+    /// The client for calls to providers.
     #[must_use]
     pub fn http(&self) -> &Http {
         &self.http
     }
 
-    /// What the configuration says of a provider. Absent where it is not configured.
+    /// Returns the provider as configured, or `None` if it is not configured.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Arc<Provider>> {
         self.entries.get(name).map(|entry| &entry.provider)
@@ -138,10 +138,10 @@ impl Directory {
         }
     }
 
-    /// Asks every issuer, so that the first user need not wait, and what is wrong is told early.
+    /// Reads the metadata of every issuer, so that the first user does not wait and problems are logged early.
     pub async fn learn_all(&self) {
         let all = self.iter().map(|provider| async move {
-            // A failure has been told where it was found.
+            // Failures are logged where they happen.
             let _ = self.server(provider).await;
         });
         futures::future::join_all(all).await;

@@ -1,4 +1,4 @@
-//! What an issuer says of itself: OpenID Connect Discovery 1.0 and RFC 8414.
+//! Reads an issuer's metadata: OpenID Connect Discovery 1.0 and RFC 8414.
 
 use serde_json::Value;
 use url::Url;
@@ -111,7 +111,7 @@ impl Http {
     }
 }
 
-/// How much of another issuer's name is shown, in characters.
+/// The longest part of another issuer's name that is shown, in characters.
 const SHOWN: usize = 200;
 
 /// The places of the metadata: OpenID Connect Discovery 1.0 section 4 appends the well-known path to the issuer, RFC
@@ -135,7 +135,7 @@ fn well_known(issuer: &str) -> Option<Vec<Url>> {
     Some(places)
 }
 
-/// What the configuration says, or else what the metadata offers; `client_secret_basic` where it
+/// The configured method, or else one that the metadata offers; `client_secret_basic` if it
 /// does not say (RFC 8414 section 2).
 fn client_auth(
     provider: &Provider,
@@ -198,7 +198,7 @@ mod tests {
         })
     }
 
-    /// What becomes of usual metadata with some members replaced.
+    /// Reads usual metadata with some members replaced.
     fn server(changes: Value, endpoints: Endpoints) -> Result<Server, String> {
         let mut metadata = serde_json::json!({
             "issuer": ISSUER,

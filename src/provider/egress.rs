@@ -1,4 +1,4 @@
-//! Where the broker may connect to.
+//! The addresses that the broker may connect to.
 //!
 //! A provider's metadata names endpoints, and whoever writes it could name some of the operator's
 //! own network (RFC 9700 section 4.17, RFC 8414 section 7.3). So a host that the configuration does
@@ -16,11 +16,11 @@ use url::{Host, Url};
 use crate::domain::name::Name as ProviderName;
 use crate::domain::provider::Provider;
 
-/// What may be connected to besides public addresses.
+/// The networks and hosts that the broker may connect to beside public addresses.
 #[derive(Debug, Clone, Default)]
 pub struct Egress {
-    /// What the configuration of each provider names: one provider's metadata must not lead to another's host, nor to
-    /// another port.
+    /// The hosts and ports that the configuration of each provider names. One provider's metadata must not lead to
+    /// another's host or port.
     named: HashSet<(ProviderName, String, u16)>,
     networks: Vec<IpNet>,
 }
@@ -142,7 +142,7 @@ const NOT_PUBLIC_V6: [(Ipv6Addr, u8); 4] = [
     (Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0), 20),
 ];
 
-/// Where networks without IPv4 see it (RFC 6052).
+/// The prefix under which networks without IPv4 see it (RFC 6052).
 const NAT64: (Ipv6Addr, u8) = (Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96);
 
 fn is_public(address: IpAddr) -> bool {

@@ -7,7 +7,7 @@ use crate::domain::authorization::Options;
 use crate::domain::provider::{OPENID, Server};
 use crate::domain::scope::Scopes;
 
-/// What one start of the link adds to the request.
+/// The parts of an authorization request that belong to one start of the link.
 #[derive(Debug)]
 pub struct Attempt<'a> {
     /// Ties the redirect to the link, the browser and the broker.
@@ -16,11 +16,11 @@ pub struct Attempt<'a> {
     pub verifier: String,
     /// Ties the ID token to this start, where one is asked for (OpenID Connect Core section 3.1.2.1).
     pub nonce: String,
-    /// Where the provider sends the browser.
+    /// The address to which the provider sends the browser.
     pub redirect_uri: &'a Url,
 }
 
-/// Where to send the user's browser.
+/// Builds the authorization request for the user's browser.
 #[must_use]
 pub fn authorization_url(
     server: &Server,

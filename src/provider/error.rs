@@ -16,7 +16,7 @@ const MAX_CODE: usize = 64;
 /// The longest description that is logged, in characters.
 const MAX_DESCRIPTION: usize = 200;
 
-/// A run of so many characters that tokens consist of is not logged, for it may be one.
+/// The length of a run of token characters that is not logged, because it may be a token.
 const LIKE_A_TOKEN: usize = 20;
 
 /// An error answer of the token endpoint (RFC 6749 section 5.2) or of the redirect (section

@@ -1,7 +1,7 @@
 //! The token requests: a code (RFC 6749 section 4.1.3) and a refresh (section 6).
 //!
 //! The oauth2 crate builds the requests: client authentication, PKCE, encoding. It neither sends
-//! them nor reads their answers, for its response types are stricter than real providers, and an
+//! them nor reads their answers, because its response types are stricter than real providers, and an
 //! answer that it refused would take the only copy of a rotated refresh token with it.
 
 use std::sync::{Mutex, PoisonError};
@@ -31,7 +31,7 @@ pub(super) type Client<Revocation = EndpointNotSet> = oauth2::basic::BasicClient
 >;
 
 impl Http {
-    /// Exchanges a code. The code is spent by then, whatever the answer.
+    /// Exchanges a code. Every answer leaves the code used up.
     ///
     /// # Errors
     ///

@@ -28,12 +28,12 @@ use crate::domain::name::Name;
 use crate::domain::token::RawAnswer;
 use crate::telemetry::{Metrics, pass_on, record_trace_id};
 
-/// How long one call may take in total, from the first byte sent to the last one read.
+/// The time that one call may take in total, from the first byte sent to the last one read.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How much of an answer is read, in bytes, also after decompression.
+/// The longest answer that is read, in bytes, also after decompression.
 const MAX_BODY: usize = 1024 * 1024;
 
 /// The most headers of an answer.
@@ -51,7 +51,7 @@ pub struct Http {
     metrics: Metrics,
 }
 
-/// What a call is for. Its words stand in metrics.
+/// The purpose of a call, as metrics name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Operation {
     Exchange,
@@ -75,7 +75,7 @@ impl Operation {
     }
 }
 
-/// Whether a request may still be sent.
+/// Returns `true` if a request may still be sent.
 pub type InTime = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// A body that is written only while that is in time: when the connection stands at last, the process may
@@ -115,7 +115,7 @@ impl http_body::Body for Punctual {
 #[error("too late to be sent")]
 struct Late;
 
-/// Whom a call goes to, and what for.
+/// The purpose and the provider of a call.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Call<'a>(pub(super) Operation, pub(super) &'a Name);
 
@@ -158,7 +158,7 @@ impl Http {
         self.send(call, request, None, |response| classify::document(&response)).await
     }
 
-    /// Whether a URL may be connected to, as far as its host tells without being resolved.
+    /// The addresses that may be connected to.
     pub(super) fn egress(&self) -> &Egress {
         &self.egress
     }

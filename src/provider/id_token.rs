@@ -16,14 +16,14 @@ use super::error::ProviderError;
 use crate::domain::provider::{Provider, Server};
 use crate::domain::time::Timestamp;
 
-/// How far the provider's clock may be from the database's.
+/// The accepted difference between the clocks of the provider and the database.
 const LEEWAY: Duration = Duration::from_secs(60);
 
-/// How many keys are tried where an ID token does not name its own.
+/// The number of keys that are tried where an ID token does not name its own.
 const MOST_TRIED: usize = 10;
 
-/// What a token is signed with: public keys alone. `none` is no signature, and one by the client's
-/// secret would be one by everybody who has it.
+/// The accepted signatures: those of public keys. `none` is no signature, and one by the client's secret could be made
+/// by every holder of it.
 const ALGORITHMS: [Algorithm; 9] = [
     Algorithm::RS256,
     Algorithm::RS384,
@@ -39,13 +39,13 @@ const ALGORITHMS: [Algorithm; 9] = [
 /// The claims of an ID token that was checked.
 #[derive(Debug, Clone)]
 pub struct Claims {
-    /// Who the user is, for ever (section 2).
+    /// The user, for ever (section 2).
     pub sub: String,
     /// Everything.
     pub all: Map<String, Value>,
 }
 
-/// What an ID token must be.
+/// The expected claims of an ID token.
 #[derive(Debug, Clone, Copy)]
 pub struct Expected<'a> {
     /// The nonce of the authorization request.
@@ -179,16 +179,16 @@ impl Directory {
     }
 }
 
-/// What is wrong with the ID token of a refresh.
+/// A mismatch between the ID token of a refresh and the user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mismatch {
     /// It names another user.
     AnotherUser,
-    /// It is of another issuer, for another client, or names nobody: no verdict on the user.
+    /// Another issuer, another client or no subject: no verdict on the user.
     Odd(&'static str),
 }
 
-/// Compares the ID token of a refresh with the user of before (section 12.2). Absent where it is the
+/// Compares the ID token of a refresh with the user of before (section 12.2). Returns `None` if it is the
 /// same user's, or none that can be read. It came straight from the token endpoint, which TLS
 /// vouches for (section 3.1.3.7), so its signature is not looked at: no key may have to be fetched
 /// while a refresh is under way.
@@ -214,7 +214,7 @@ fn sub(claims: &Map<String, Value>) -> Option<String> {
     (!sub.is_empty() && sub.len() <= 255).then(|| sub.to_owned())
 }
 
-/// Who issued it, and for whom.
+/// Checks the issuer and the audience.
 fn check_claims(
     provider: &Provider,
     issuer: &str,
@@ -244,7 +244,7 @@ fn id(id: &Option<String>) -> Option<&str> {
     id.as_deref().filter(|id| !id.is_empty())
 }
 
-/// Whether a key may have made the signature.
+/// Returns `true` if a key may have made the signature.
 fn fits(key: &Jwk, header: &Header) -> bool {
     let common = &key.common;
     // A key or a token without an id fits any.
@@ -257,7 +257,7 @@ fn fits(key: &Jwk, header: &Header) -> bool {
     named && signs && algorithm && is_whole(key, header.alg)
 }
 
-/// Whether a key is of the algorithm's kind and has the length that it must have: the library takes
+/// Returns `true` if a key is of the algorithm's kind and has the length that it must have: the library takes
 /// both for granted.
 fn is_whole(key: &Jwk, algorithm: Algorithm) -> bool {
     let has = |text: &str, bytes: usize| {

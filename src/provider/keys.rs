@@ -13,16 +13,16 @@ use super::error::ProviderError;
 use super::http::{Call, Http, Operation};
 use crate::domain::name::Name;
 
-/// How long keys are used before they are read again: one that was withdrawn must end some time.
+/// The time for which keys are used before they are read again: one that was withdrawn must end some time.
 const FRESH: Duration = Duration::from_secs(60 * 60);
 
-/// How long keys are used while they cannot be read again.
+/// The time for which keys are used while they cannot be read again.
 const STALE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How long a failure is told again before the keys are asked for again.
+/// The time for which a failure is reported before the keys are read again.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// How long the provider has to tell its keys, while a user waits.
+/// The time in which the provider must send its keys, while a user waits.
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// The most keys of one provider that are looked at.
@@ -32,7 +32,7 @@ const MOST: usize = 100;
 #[derive(Debug, Default)]
 pub(super) struct Keys {
     read: RwLock<Option<Read>>,
-    /// Who has it asks the provider; the others wait for what comes of it.
+    /// Its holder asks the provider; other callers wait for the result.
     asking: Mutex<Option<(Instant, ProviderError)>>,
 }
 
@@ -61,7 +61,7 @@ impl Keys {
             return Ok(read.keys);
         }
         let mut failed = self.asking.lock().await;
-        // Whoever asked meanwhile asked for all.
+        // Another caller may have read them in between.
         if let Some(read) = known(FRESH) {
             return Ok(read.keys);
         }

@@ -1,6 +1,6 @@
 //! Reading a token answer (RFC 6749 section 5) as real providers write it.
 //!
-//! Whatever is odd in an answer, its refresh token is found where there is one.
+//! The refresh token of an odd answer is found if the answer has one.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -26,7 +26,7 @@ pub struct Unusable {
     pub reason: &'static str,
     /// The refresh token all the same, if there is one.
     pub refresh_token: Option<SecretString>,
-    /// Whether the provider's tokens are lost with the rest of an answer that was cut: without a new refresh
+    /// `true` if the provider's tokens are lost with the rest of an answer that was cut: without a new refresh
     /// token here, the old one may have been replaced.
     pub has_acted: bool,
 }
@@ -100,7 +100,7 @@ pub fn read(answer: &RawAnswer, context: Context<'_>) -> Result<TokenSet, Unusab
     })
 }
 
-/// Every token in an answer, whether or not the answer can be used: for its disposal.
+/// Returns every token of an answer, usable or not, for its disposal.
 #[must_use]
 pub fn tokens_in(answer: &RawAnswer, issued_at: Timestamp) -> Vec<DoomedToken> {
     let fields = Fields::of(answer);
@@ -140,7 +140,7 @@ pub(super) fn error_in_failure(answer: &RawAnswer) -> Option<OAuthError> {
 /// The top level of an answer, whichever format it has.
 struct Fields {
     members: Map<String, Value>,
-    /// Whether the answer was read to its end.
+    /// `true` if the answer was read to its end.
     is_whole: bool,
 }
 
@@ -166,7 +166,7 @@ impl Fields {
     fn of(answer: &RawAnswer) -> Self {
         let text = String::from_utf8_lossy(answer.body.expose_secret());
         let text = text.trim_start_matches('\u{feff}').trim();
-        // The body tells more surely than the Content-Type, which some providers get wrong.
+        // The body is more reliable than the Content-Type, which some providers get wrong.
         if text.starts_with('{') {
             let mut members = Map::new();
             // The first value alone: rubbish behind it must not cost the token.

@@ -1,5 +1,5 @@
-//! Claims of a user, for the holder of their access token (OpenID Connect Core section 5.3, or an endpoint of the
-//! provider's own).
+//! Claims of a user, read with their access token (OpenID Connect Core section 5.3, or an endpoint of the provider's
+//! own).
 
 use secrecy::SecretString;
 use url::Url;

@@ -39,18 +39,18 @@ const DENIED: &str = "denied";
 const FAILED: &str = "failed";
 const AUTHORIZATION_CODE: &str = "authorization_code";
 
-/// What Authorize asks for.
+/// A new authorization.
 #[derive(Debug)]
 pub struct NewAuthorization<'a> {
     /// The grant that it will leave.
     pub key: &'a GrantKey,
-    /// Who asks.
+    /// The bot that called Authorize.
     pub bot: &'a Name,
     /// For what.
     pub scopes: &'a Scopes,
-    /// How.
+    /// Its options.
     pub options: &'a Options,
-    /// How long the start link works.
+    /// The time for which the start link works.
     pub link_ttl: Duration,
 }
 
@@ -198,7 +198,7 @@ impl Storage {
         &self,
         ids: &[Id],
     ) -> Result<HashMap<Id, State>, StorageError> {
-        // All but the token responses, which are large and which nobody asks for here.
+        // All but the token responses, which are large and not needed here.
         let columns = authorizations::Column::iter()
             .filter(|column| !matches!(column, authorizations::Column::Quarantine));
         let mut select = authorizations::Entity::find()

@@ -1,7 +1,7 @@
 //! Notice of revocations and replacements from one replica to the others, on PostgreSQL.
 //!
-//! It is a help and never a need: whoever misses one serves what it has read for no longer than its
-//! cache allows. Only what takes a token away is told, for notices make commits queue.
+//! It is an optimization: a replica that misses a notice serves old tokens no longer than its cache allows. Only
+//! changes that take a token away are sent, because notices make commits queue.
 
 use std::sync::atomic::Ordering;
 
@@ -17,7 +17,7 @@ const CHANNEL: &str = "token_broker_changes";
 /// The notices of other replicas, and of this one. They are lost across a reconnect.
 pub struct Changes(PgListener);
 
-/// What came over the channel.
+/// A message of the channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
     /// A grant was revoked or replaced.
@@ -66,7 +66,7 @@ impl Storage {
         self.notify("").await
     }
 
-    /// How many notifications could not be sent since the start.
+    /// The number of notifications that could not be sent since the start.
     #[must_use]
     pub fn unnotified(&self) -> u64 {
         self.unnotified.load(Ordering::Relaxed)

@@ -13,7 +13,7 @@ const POSTGRES_NOW: &str = "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS
 
 const SQLITE_NOW: &str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
 
-/// Where statements take the time from.
+/// The source of the time of statements.
 #[derive(Debug, Clone, Default)]
 pub enum Clock {
     /// The database's own clock: replicas whose clocks are wrong still agree.

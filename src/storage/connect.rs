@@ -27,36 +27,36 @@ use crate::crypto::keyring::Keyring;
 use crate::crypto::random::Random;
 use crate::domain::time::Timestamp;
 
-/// How long a statement on SQLite waits for another process (a command beside `serve`).
+/// The time that a statement on SQLite waits for another process (a command beside `serve`).
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a call waits for a connection before the database counts as out of reach.
+/// The time that a call waits for a connection before the database counts as out of reach.
 pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How many connections of the pool calls cannot have.
+/// The number of connections of the pool that calls cannot have.
 const RESERVED: u32 = 2;
 
-/// How to open a database.
+/// The settings of a database.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// `sqlite://…` or `postgres://…`; may hold a password.
     pub url: SecretString,
-    /// Another way to the same database, for notices. Absent: the same.
+    /// Another way to the same database, for notices. `None`: the same.
     pub listen_url: Option<SecretString>,
     /// The size of the pool.
     pub max_connections: u32,
-    /// Where statements take the time from.
+    /// The source of the time of statements.
     pub clock: Clock,
 }
 
 impl Settings {
-    /// Whether the database is an SQLite one, which belongs to one process.
+    /// Returns `true` if the database is an SQLite one, which belongs to one process.
     #[must_use]
     pub fn is_file(&self) -> bool {
         self.url.expose_secret().starts_with("sqlite:")
     }
 
-    /// Whether a process serves the SQLite file. Always `false` for PostgreSQL. Not to be called while this process may
+    /// Returns `true` if a process serves the SQLite file. Always `false` for PostgreSQL. Not to be called while this process may
     /// begin to serve the file, because the look itself locks it for a moment.
     #[must_use]
     pub fn is_served(&self) -> bool {
@@ -76,7 +76,7 @@ impl Settings {
     }
 
     /// Makes the file for this user alone, where SQLite would leave that to the umask. SQLite
-    /// gives its other files the mode of this one. A failure is told by SQLite, which tries next.
+    /// gives its other files the mode of this one. SQLite, which tries next, reports a failure.
     fn create_file(&self) {
         if let Some(missing) = self.missing_file().filter(|missing| missing.creates) {
             let _ = private_file(&missing.path);
@@ -87,9 +87,9 @@ impl Settings {
 /// An SQLite file that does not exist yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MissingFile {
-    /// Where it would be.
+    /// Its path.
     pub path: PathBuf,
-    /// Whether the URL says to make it (`mode=rwc`).
+    /// `true` if the URL says to make it (`mode=rwc`).
     pub creates: bool,
 }
 
@@ -103,7 +103,7 @@ fn lock_path(database: &Path) -> PathBuf {
 fn private_file(path: &Path) -> std::io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
 
-    // Not truncated: another process may have made it meanwhile.
+    // Not truncated: another process may have made it in between.
     File::options().create(true).truncate(false).write(true).mode(0o600).open(path)
 }
 
@@ -128,7 +128,7 @@ impl Storage {
                 let pool = |size| Pool::Postgres(server.pool(size, &outage));
                 (pool(shared), pool(reserved))
             }
-            // There the writers queue, whatever their connection.
+            // On SQLite writers queue, so more pools have no use.
             None => {
                 let pool = sqlite_pool(settings).await?;
                 (Pool::Sqlite(pool.clone()), Pool::Sqlite(pool))
@@ -157,8 +157,7 @@ impl Storage {
     ///
     /// # Errors
     ///
-    /// The reason, for the operator, where another process serves it or the lock file cannot be
-    /// made.
+    /// Returns the reason if another process serves it or the lock file cannot be made.
     pub fn serve_alone(mut self, settings: &Settings) -> Result<Self, String> {
         if let Some(path) = sqlite_path(settings.url.expose_secret()) {
             // One file may have several names.
@@ -175,7 +174,7 @@ impl Storage {
         Ok(self)
     }
 
-    /// The time on the database's clock; also tells whether the database answers.
+    /// Reads the database's clock, and so also tests whether the database answers.
     ///
     /// # Errors
     ///

@@ -83,7 +83,7 @@ enum SessionState {
     Unknown,
 }
 
-/// How often and how fast work is repeated that met another transaction (SQLSTATE class 40): at most
+/// The repetitions of work that met another transaction (SQLSTATE class 40): at most
 /// fifteen times within about five seconds.
 fn conflict_retries() -> ExponentialBuilder {
     ExponentialBuilder::default()
@@ -103,7 +103,7 @@ pub(super) async fn retry_conflicts<T, F>(mut work: impl FnMut() -> F) -> Result
 where
     F: Future<Output = Result<T, StorageError>> + Send,
 {
-    // Boxed, for the futures of a use case nest deeply, and the compiler bounds that.
+    // Boxed, because the futures of a use case nest deeply, and the compiler limits that.
     let boxed = || Box::pin(work()) as BoxFuture<'_, _>;
     boxed.retry(conflict_retries()).when(StorageError::is_conflict).await
 }

@@ -1,4 +1,4 @@
-//! What can go wrong with storage, classified once. An absent row is no error.
+//! Storage errors, classified once. An absent row is no error.
 
 use std::sync::Arc;
 
@@ -27,12 +27,12 @@ pub enum StorageError {
     Damaged {
         /// The table.
         table: &'static str,
-        /// What is wrong with it. Never a value.
+        /// The problem. Never a value.
         reason: String,
     },
 }
 
-/// What a failed statement says about trying again.
+/// The verdict of a failed statement on a retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
     /// The database cannot be reached or cannot work now, or its operator has to change something. The
@@ -103,14 +103,13 @@ impl StorageError {
         self.kind() == ErrorKind::Conflict
     }
 
-    /// Returns `true` if a row cannot be opened or read, whatever the database does.
+    /// Returns `true` if a row cannot be opened or read, on any database.
     #[must_use]
     pub fn is_unreadable(&self) -> bool {
         matches!(self, Self::UnknownKey { .. } | Self::Damaged { .. })
     }
 
-    /// Returns `true` if the database is not there, or not yet, as against one that refuses the service
-    /// or a statement.
+    /// Returns `true` if the database is absent, as opposed to one that refuses the service or a statement.
     #[must_use]
     pub fn is_out_of_reach(&self) -> bool {
         let Self::Database(error) = self else { return false };
@@ -125,7 +124,7 @@ impl StorageError {
                 ["08", "53", "57P", "3D000", "25006"].iter().any(|class| code.starts_with(class))
             }
             (sqlx::Error::Configuration(_) | sqlx::Error::Tls(_), None) => false,
-            // A certificate that is not to be trusted, or one of ours that is not there.
+            // A certificate that is not trusted, or a missing certificate of ours.
             (sqlx::Error::Io(error), None) => {
                 use std::io::ErrorKind::{InvalidData, NotFound};
                 !matches!(error.kind(), InvalidData | NotFound)
@@ -166,7 +165,7 @@ impl StorageError {
         }
     }
 
-    /// What the database or the network says, without the driver's words around it.
+    /// The words of the database or the network, without those of the driver.
     #[must_use]
     pub fn reason(&self) -> String {
         let Self::Database(error) = self else { return self.to_string() };
@@ -194,10 +193,10 @@ fn sqlx_error(error: &DbErr) -> Option<&sqlx::Error> {
     }
 }
 
-/// What the operator is to do about an error whose text does not say it.
+/// The remedy for an error whose text has none.
 fn remedy(error: &DbErr) -> &'static str {
     match sqlx_error(error).and_then(sqlstate).as_deref() {
-        // A prepared statement that is there already, or is not there.
+        // A prepared statement that exists already, or that is missing.
         Some("42P05" | "26000") => {
             "; a pooler between this service and the database must work in session mode, and empty \
              sessions before it hands them on (PgBouncer: pool_mode, server_reset_query)"

@@ -1,4 +1,4 @@
-//! What metrics tell of the database.
+//! Reads the counts for metrics.
 
 use std::time::Duration;
 
@@ -10,17 +10,17 @@ use super::{Storage, StorageError};
 use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
 
-/// How many entries of the outbox are counted: where there are more, the exact number helps nobody.
+/// The number of outbox entries that are counted at most: a larger number needs no exact figure.
 const MOST: u64 = 100_000;
 
-/// What is still to be done.
+/// The backlog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backlog {
-    /// Refreshes of which it is not known what became of them, and that nobody works on now.
+    /// Refreshes in doubt whose lease has ended.
     pub open_intents: u64,
     /// Tokens that are still to be revoked; counted up to 100,000.
     pub revocations: u64,
-    /// How long the oldest of them has waited; zero where there is none.
+    /// The time that the oldest of them has waited; zero where there is none.
     pub oldest_revocation: Duration,
 }
 
@@ -68,7 +68,7 @@ impl Storage {
         })
     }
 
-    /// How many grants there are, by provider and state. It reads the whole table.
+    /// The number of grants that there are, by provider and state. It reads the whole table.
     ///
     /// # Errors
     ///

@@ -47,9 +47,9 @@ pub(super) const REAUTHORIZATION_REQUIRED: &str = "reauthorization_required";
 pub struct Held {
     /// The grant.
     pub grant: Grant,
-    /// Its access token. Absent where the provider's last answer had none that could be used.
+    /// Its access token. `None` if the provider's last answer had none that could be used.
     pub access_token: Option<AccessToken>,
-    /// Whether a replica is refreshing it, or was when it ended.
+    /// `true` if a replica is refreshing it, or was when it ended.
     pub leased: bool,
     /// When it was read, on the database's clock.
     pub now: Timestamp,

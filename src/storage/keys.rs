@@ -1,4 +1,4 @@
-//! Whether the keyring fits the database, and how a lost key is given up.
+//! Checks the keyring against the database, and gives up lost keys.
 
 use sea_orm::sea_query::{Expr, ExprTrait, Func, Query};
 use sea_orm::{
@@ -16,16 +16,16 @@ use crate::crypto::keyring::{Keyring, OpenError};
 use crate::crypto::sealed::Place;
 use crate::domain::authorization::{Failure, State};
 
-/// How many rows of a key are opened to see whether the key is the right one.
+/// The number of rows of a key that are opened to see whether the key is the right one.
 const SAMPLE: u64 = 5;
 
 /// Among how many rows, from a random one on, such rows are looked for.
 const SAMPLED: u64 = 2000;
 
-/// How many rows one statement looks at when a key is given up.
+/// The number of rows that one statement looks at when a key is given up.
 const BATCH: u64 = 200;
 
-/// How the keyring fits the database.
+/// The result of comparing the keyring with the database.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct KeyReport {
     /// Ids under which rows were sealed with another key than the one configured.
@@ -36,7 +36,7 @@ pub struct KeyReport {
     pub new: Vec<String>,
 }
 
-/// What opening a grant's refresh token needs, in every version of the schema.
+/// The columns that opening a grant's refresh token needs, in every version of the schema.
 #[derive(Debug, FromQueryResult)]
 struct SealedGrant {
     id: Vec<u8>,
@@ -47,7 +47,7 @@ struct SealedGrant {
     refresh_token: Option<Vec<u8>>,
 }
 
-/// What was given up together with a key.
+/// The rows that were given up with a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Forgotten {
     /// Grants that need a new authorization.

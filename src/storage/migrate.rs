@@ -14,10 +14,10 @@ use super::connection::Pool;
 use super::{Storage, StorageError};
 use crate::domain::time::millis;
 
-/// How long the lease on the right to migrate lasts after its replica was last seen.
+/// The time that the lease on the right to migrate lasts after its replica was last seen.
 const LEASE: Duration = Duration::from_secs(30);
 
-/// How often the lease of another replica is tried.
+/// The interval at which the lease of another replica is tried.
 const LEASE_POLL: Duration = Duration::from_millis(250);
 
 /// After how many polls the wait is logged again: 10 s.
@@ -26,7 +26,7 @@ const LOG_AFTER: u32 = 40;
 /// The table in which SeaORM records the steps that were applied.
 const RECORD: &str = "seaql_migrations";
 
-/// Which migrations the database has.
+/// The migrations that the database has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MigrationStatus {
     /// Steps of this version that were applied.
@@ -199,7 +199,7 @@ impl Storage {
         rows.iter().map(|row| row.try_get("", "version").map_err(StorageError::from)).collect()
     }
 
-    /// SeaORM's view of the pool, for what needs no limits of its own.
+    /// SeaORM's view of the pool, for statements without limits of their own.
     fn shared_connection(&self) -> DatabaseConnection {
         match self.db.pool() {
             Pool::Sqlite(pool) => SqlxSqliteConnector::from_sqlx_sqlite_pool(pool.clone()),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use sea_orm::sqlx;
 use tokio::sync::{Notify, watch};
 
-/// How long a statement waits for a connection before an outage is suspected.
+/// The time that a statement waits for a connection before an outage is suspected.
 const SUSPICIOUS_WAIT: Duration = Duration::from_millis(200);
 
 /// Shared by all statements of a process and its watch over storage.

@@ -1,5 +1,5 @@
 //! The processes that share the database, each with a heartbeat, so that the holder of a lease can be
-//! told from one that is gone.
+//! distinguished from one that has ended.
 
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Query, SelectStatement};
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, Statement};
@@ -9,7 +9,7 @@ use super::entity::{grants, replicas};
 use super::{CLOCK_TOLERANCE, Storage, StorageError};
 use crate::domain::time::{Timestamp, millis};
 
-/// How long the row of a replica is kept after its last heartbeat.
+/// The time that the row of a replica is kept after its last heartbeat.
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Storage {

@@ -23,13 +23,13 @@ use crate::domain::token::TokenKind;
 
 const REVOCATIONS: &str = "revocations";
 
-/// How long whoever claimed an entry has for one attempt before another may try.
+/// The time that the holder of a claim has for one attempt before another replica may try.
 const ATTEMPT: Duration = Duration::from_secs(15);
 
-/// How long an entry waits that does not open.
+/// The time that an entry waits if it cannot be opened.
 const UNREADABLE: Duration = Duration::from_secs(60 * 60);
 
-/// How many entries whose time is up are removed at a time.
+/// The number of expired entries that are removed at a time.
 const ENDED: u64 = 1000;
 
 /// An entry of the outbox, claimed for one attempt.
@@ -37,9 +37,9 @@ const ENDED: u64 = 1000;
 pub struct Revocation {
     /// The row.
     pub id: Id,
-    /// Whose token it was; tells the provider.
+    /// The key of the token's grant; names the provider.
     pub key: GrantKey,
-    /// Which of the two.
+    /// The kind of the token.
     pub kind: TokenKind,
     /// The token.
     pub token: SecretString,
@@ -179,7 +179,7 @@ impl Storage {
         Ok(())
     }
 
-    /// Whether a token of the key may be on its way to the provider at this moment.
+    /// Returns `true` if a token of the key may be on its way to the provider at this moment.
     ///
     /// # Errors
     ///
@@ -196,8 +196,8 @@ impl Storage {
         Ok(claimed.is_some())
     }
 
-    /// Drops the entries of a key that has just been authorized anew, for revoking an old token
-    /// could end the new grant.
+    /// Drops the entries of a key that was just authorized again, because revoking an old token could end the new
+    /// grant.
     pub(super) async fn drop_revocations(
         &self,
         write: &Write,
@@ -213,7 +213,7 @@ impl Storage {
         Ok(())
     }
 
-    /// How many entries wait.
+    /// The number of entries that wait.
     ///
     /// # Errors
     ///
@@ -225,7 +225,7 @@ impl Storage {
     }
 }
 
-/// What an entry's token is sealed for: its own row, or the row that it was taken from unopened.
+/// The row for which an entry's token is sealed: its own, or the one that it was taken from unopened.
 fn origin<'a>(
     model: &revocations::Model,
     id: Id,

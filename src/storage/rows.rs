@@ -1,4 +1,4 @@
-//! What the rows of several tables have in common.
+//! Columns that several tables have in common.
 
 use super::StorageError;
 use crate::domain::grant::{Account, GrantKey, Subject};

@@ -56,7 +56,7 @@ impl Storage {
         })
     }
 
-    /// How often something sealed could not be opened since the start.
+    /// The number of sealed values that could not be opened since the start.
     #[must_use]
     pub fn unreadable_counts(&self) -> UnreadableCounts {
         UnreadableCounts {
@@ -66,7 +66,7 @@ impl Storage {
     }
 }
 
-/// How often something sealed could not be opened.
+/// The number of sealed values that could not be opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct UnreadableCounts {
     /// Its key is not in this keyring.

@@ -16,29 +16,29 @@ use super::outage::Outage;
 use super::statement::SERVER_TIMEOUT;
 use super::{Storage, StorageError};
 
-/// How long a statement waits for another transaction's lock: shorter than [`SERVER_TIMEOUT`], so that
+/// The time that a statement waits for another transaction's lock: shorter than [`SERVER_TIMEOUT`], so that
 /// the error names the lock.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// How long a transaction may be idle before the server ends it, so that a replica that was held still
+/// The time for which a transaction may be idle before the server ends it, so that a replica that was held still
 /// does not keep its row locks.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(10);
 
-/// How often the server looks whether the client of a running statement is still connected. A statement
+/// The interval at which the server looks whether the client of a running statement is still connected. A statement
 /// whose client has gone ends within this time.
 const CONNECTION_CHECK: Duration = Duration::from_secs(1);
 
-/// How long a connection may be idle before it is tested before use.
+/// The time for which a connection may be idle before it is tested before use.
 const TESTED_AFTER: Duration = Duration::from_secs(1);
 
-/// How long such a test may take.
+/// The time that such a test may take.
 const TEST: Duration = Duration::from_secs(1);
 
-/// How long one step of a migration waits for a table's lock. Behind a waiting step every other
+/// The time that one step of a migration waits for a table's lock. Behind a waiting step every other
 /// statement on that table waits too.
 const MIGRATION_LOCK_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Where PostgreSQL is.
+/// The address of a PostgreSQL server, and its options.
 #[derive(Debug)]
 pub(super) struct Server {
     options: PgConnectOptions,
@@ -47,11 +47,10 @@ pub(super) struct Server {
     isolation: Isolation,
 }
 
-/// Who decides on the isolation level of transactions.
+/// The source of the isolation level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Isolation {
-    /// The statements are written for READ COMMITTED, so sessions set it, whatever the database's
-    /// default.
+    /// The statements are written for READ COMMITTED, so sessions set it over the database's default.
     ReadCommitted,
     /// The URL sets `default_transaction_isolation` by its `options`.
     OfTheUrl,
@@ -183,9 +182,9 @@ async fn test_if_idle(
 #[derive(Debug, thiserror::Error)]
 #[error("{place}: {}", error.reason())]
 pub struct OutOfReach {
-    /// Which server and database.
+    /// The server and the database.
     pub place: String,
-    /// What it, or the network, says.
+    /// The words of the server or the network.
     pub error: StorageError,
 }
 

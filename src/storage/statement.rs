@@ -1,4 +1,4 @@
-//! What every statement has: a time limit, and a span where its trace is recorded.
+//! The time limit and the span of every statement.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use crate::telemetry;
 
-/// How long PostgreSQL works on a statement (`statement_timeout`). No statement here takes that long.
+/// The time that PostgreSQL works on a statement (`statement_timeout`). No statement here takes that long.
 pub(super) const SERVER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long this side waits for PostgreSQL's answer: longer than [`SERVER_TIMEOUT`], so that the server
+/// The time that this side waits for PostgreSQL's answer: longer than [`SERVER_TIMEOUT`], so that the server
 /// ends a slow statement itself. Only a connection that has gone silent without being closed (a
 /// failover, a lost machine, a forgotten NAT entry) reaches this limit.
 const POSTGRES_TIMEOUT: Duration = Duration::from_secs(6);

@@ -188,7 +188,7 @@ pub(super) mod tests {
         }
     }
 
-    /// What is logged, without the time in front of each line.
+    /// Returns the logged lines, without the time in front of each.
     pub(in crate::telemetry) fn logged(directives: &str, log: impl FnOnce()) -> Vec<String> {
         let lines = Lines::default();
         let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(lines.clone());

@@ -1,4 +1,4 @@
-//! What the service counts and measures: once, through the OpenTelemetry API, for Prometheus and for OTLP.
+//! Metrics: recorded once, through the OpenTelemetry API, for Prometheus and for OTLP.
 //!
 //! Names follow the semantic conventions of OpenTelemetry 1.44 where they have one. No attribute names a
 //! subject or a grant: their number is not bounded. Bots are those of the configuration.
@@ -21,7 +21,7 @@ const SECONDS: [f64; 14] =
 /// The boundaries of what may take much less, or much longer: a lease ends after 15 s.
 const LEASE_SECONDS: [f64; 10] = [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 30.0];
 
-/// What becomes of refreshes.
+/// The outcomes of refreshes.
 const REFRESHES: [&str; 7] = [
     "stored",
     "partial",
@@ -32,10 +32,10 @@ const REFRESHES: [&str; 7] = [
     "reauthorization_required",
 ];
 
-/// How authorizations end.
+/// The outcomes of authorizations.
 const AUTHORIZATIONS: [&str; 5] = ["authorized", "denied", "failed", "expired", "cancelled"];
 
-/// How often figures go out by OTLP.
+/// The interval at which figures go out by OTLP.
 const INTERVAL: Duration = Duration::from_secs(15);
 
 /// The content type of [`Metrics::text`].
@@ -57,20 +57,20 @@ struct Instruments {
     database: Mutex<DatabaseFigures>,
 }
 
-/// What the database holds, as of the last look. Each replica tells the same.
+/// Counts from the database, as last read. Each replica reports the same.
 #[derive(Debug, Clone, Default)]
 pub struct DatabaseFigures {
-    /// Refreshes of which it is not known what became of them.
+    /// Refreshes in doubt.
     pub open_intents: Option<u64>,
     /// Tokens that are still to be revoked.
     pub revocations: Option<u64>,
-    /// How long the oldest of them has waited.
+    /// The time that the oldest of them has waited.
     pub oldest_revocation: Option<Duration>,
-    /// How many grants there are, by provider and state. Left out where counting takes too long.
+    /// The number of grants that there are, by provider and state. Left out where counting takes too long.
     pub grants: Vec<(String, String, u64)>,
 }
 
-/// What becomes of the cache and the breakers, as they stand.
+/// The present values of the cache and the circuit breakers.
 #[derive(Debug, Clone, Default)]
 pub struct ProcessFigures {
     /// Tokens that were served from memory.
@@ -83,11 +83,11 @@ pub struct ProcessFigures {
     pub invalidations: u64,
     /// The greatest age at which a token was served.
     pub oldest: Duration,
-    /// Whether the database answers.
+    /// `true` if the database answers.
     pub storage_up: bool,
     /// Notifications of other replicas that could not be sent.
     pub unnotified: u64,
-    /// How often something sealed could not be opened, by reason.
+    /// The number of sealed values that could not be opened, by reason.
     pub unreadable: [(&'static str, u64); 2],
     /// The providers, and why calls to them are stopped, where they are.
     pub breakers: Vec<(Name, Option<&'static str>)>,
@@ -178,7 +178,7 @@ impl Metrics {
         self.0.provider_calls.record(took.as_secs_f64(), &attributes);
     }
 
-    /// The right to refresh a grant was had, or somebody else's refresh, after so long.
+    /// Records the wait for the lease of a refresh, or for the refresh of another caller.
     pub fn lease_wait(&self, provider: &Name, took: Duration) {
         self.0.lease_waits.record(took.as_secs_f64(), &[of(provider)]);
     }
@@ -203,7 +203,7 @@ impl Metrics {
         self.0.authorizations.add(1, &[of(provider), KeyValue::new("outcome", outcome)]);
     }
 
-    /// What the database holds now.
+    /// Replaces the counts from the database.
     pub fn set_database(&self, figures: DatabaseFigures) {
         *self.0.database.lock().unwrap_or_else(PoisonError::into_inner) = figures;
     }
@@ -226,7 +226,7 @@ impl Metrics {
     }
 
     fn tell_database(&self) {
-        // Weak, for the meter keeps what it calls, and is kept by what is called.
+        // Weak, because the meter keeps its callbacks, and the instruments keep the meter.
         let figures = |read: fn(&DatabaseFigures) -> Option<f64>| {
             let instruments = Arc::downgrade(&self.0);
             move |observer: &dyn opentelemetry::metrics::AsyncInstrument<f64>| {
@@ -289,7 +289,7 @@ impl Metrics {
             .build();
     }
 
-    /// Tells what is asked for whenever somebody wants to know.
+    /// Registers observable instruments. `figures` runs on every scrape or export.
     pub fn watch(&self, figures: impl Fn() -> Option<ProcessFigures> + Send + Sync + 'static) {
         let meter = &self.0.meter;
         let figures = Arc::new(figures);

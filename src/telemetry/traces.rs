@@ -12,7 +12,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 /// The header that names a trace (W3C Trace Context).
 const TRACEPARENT: &str = "traceparent";
 
-/// Where a caller's own trace stands (W3C Trace Context).
+/// The trace of a caller (W3C Trace Context).
 #[derive(Debug, Clone, Default)]
 pub struct Caller(Context);
 
@@ -28,8 +28,8 @@ impl Caller {
         Self(propagator.extract_with_context(&Context::new(), &Incoming(headers)))
     }
 
-    /// Somebody of whom nothing is known: with a trace id for the log, and never recorded, for there may be
-    /// any number of them.
+    /// An unauthenticated caller. It has a trace id for the log and is never recorded, because the number of such
+    /// callers has no bound.
     #[must_use]
     pub fn stranger() -> Self {
         let ids = RandomIdGenerator::default();
@@ -43,7 +43,7 @@ impl Caller {
         Self(Context::new().with_remote_span_context(context))
     }
 
-    /// Whether the caller records its trace.
+    /// Returns `true` if the caller records its trace.
     #[must_use]
     pub fn is_sampled(&self) -> bool {
         self.0.span().span_context().is_sampled()
@@ -58,7 +58,7 @@ impl Caller {
     }
 }
 
-/// Tells a third party which trace its call is part of, and nothing that a caller has sent besides.
+/// Passes the trace on to a third party, and nothing else that a caller has sent.
 pub fn pass_on(span: &Span, headers: &mut HeaderMap) {
     if !span.is_disabled() {
         TraceContextPropagator::new().inject_context(&span.context(), &mut Outgoing(headers));

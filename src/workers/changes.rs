@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::broker::Broker;
 use crate::storage::{Change, Changes};
 
-/// How long after a failure it is tried again to listen.
+/// The pause after a failure to listen.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Listens until the broker drains.
@@ -34,7 +34,7 @@ pub async fn run(broker: Arc<Broker>) {
     }
 }
 
-/// After how long without any notice the connection is made anew.
+/// The time without a notice after which the connection is replaced.
 const QUIET: Duration = Duration::from_secs(60);
 
 enum Ended {

@@ -9,26 +9,26 @@ use tokio::time::Instant;
 use crate::broker::{BootInstant, Broker};
 use crate::storage::{KeyReport, StorageError};
 
-/// How often storage is asked.
+/// The interval at which storage is asked.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How often the heartbeat is written on SQLite: with every other look the time is only read, for a write
+/// The interval at which the heartbeat is written on SQLite: with every other look the time is only read, for a write
 /// there waits for the disk.
 const WRITE_ON_SQLITE: u32 = 10;
 
 /// The same while it is away: calls are refused until it has been seen to be back.
 const PAUSE_WHILE_AWAY: Duration = Duration::from_millis(250);
 
-/// How long a heartbeat may take on a session that is open.
+/// The time that a heartbeat may take on a session that is open.
 const SHORT_BEAT: Duration = Duration::from_millis(250);
 
-/// How long it may take to answer.
+/// The time that it may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// How often it is said that the database is waited for.
+/// The interval at which the log repeats that the database is awaited.
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 
-/// What is to be done about the schema at the first contact.
+/// The treatment of the schema at the first contact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Schema {
     /// Nothing: it has been seen to before.
@@ -188,7 +188,7 @@ async fn enter(broker: &Broker, location: Option<&str>) -> Result<(), String> {
             let mut report = storage.check_keys().await?;
             if report.wrong.is_empty() {
                 storage.record_keys(&report).await?;
-                // Another replica may have recorded another key under the same id meanwhile.
+                // Another replica may have recorded another key under the same id in between.
                 report = storage.check_keys().await?;
             }
             if report.wrong.is_empty() {

@@ -1,4 +1,4 @@
-//! The one look for work that is due, for all providers: whoever works on it sleeps until there is some.
+//! Looks for due work, once for all providers. The workers sleep until there is some.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::broker::Broker;
 use crate::domain::name::Name;
 use crate::storage::DueWork;
 
-/// How often the database is asked while there is work; jitter of as much again is added.
+/// The interval at which the database is asked while there is work; jitter of as much again is added.
 const BUSY: Duration = Duration::from_millis(500);
 
 /// The same while there is none.

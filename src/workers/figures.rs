@@ -1,4 +1,4 @@
-//! Looks at what metrics tell of the database, for no call may wait for that.
+//! Reads the metrics that come from the database, so that no call waits for them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,20 +8,20 @@ use tokio::time::Instant;
 use crate::broker::Broker;
 use crate::telemetry::{DatabaseFigures, ProcessFigures};
 
-/// How often the database is looked at; jitter of a half is added.
+/// The interval at which the database is looked at; jitter of a half is added.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// How many times longer than a count of all grants takes it is not repeated: where they are many, it
+/// The factor by which the pause after a count of all grants is longer than the count: where they are many, it
 /// must not keep a connection busy.
 const SHARE: u32 = 100;
 
 /// A count that fails after this has taken longer than a statement may.
 const TOO_LONG: Duration = Duration::from_secs(4);
 
-/// How long grants are not counted where a count takes longer than a statement may.
+/// The time for which grants are not counted after a count took longer than a statement may.
 const TOO_MANY: Duration = Duration::from_secs(60 * 60);
 
-/// Has metrics tell of this process: from the beginning, also where there is no database.
+/// Registers the metrics of this process, which also work without a database.
 pub fn watch(broker: &Arc<Broker>) {
     for provider in broker.providers().iter() {
         broker.metrics().begin(&provider.name);
@@ -51,7 +51,7 @@ pub async fn run(broker: Arc<Broker>) {
             });
         }
         let figures = broker.storage().backlog(&providers).await.map_or_else(
-            // Figures of which nobody knows whether they are right are not told.
+            // Counts that may be wrong are not reported.
             |_| DatabaseFigures::default(),
             |backlog| DatabaseFigures {
                 open_intents: Some(backlog.open_intents),

@@ -15,10 +15,10 @@ use crate::domain::id::Id;
 use crate::domain::name::Name;
 use crate::storage::DueWork;
 
-/// How often the grants that were used are recorded.
+/// The interval at which the grants that were used are recorded.
 const RECORD_USE: Duration = Duration::from_secs(5);
 
-/// How many grants one statement changes: each costs entries in several indexes.
+/// The number of grants that one statement changes: each costs entries in several indexes.
 const AT_ONCE: usize = 100;
 
 /// Works until the broker drains.
@@ -46,8 +46,8 @@ pub async fn run(broker: Arc<Broker>, mut due: watch::Receiver<DueWork>) {
     lanes.ended().await;
 }
 
-/// Makes grants due for a look that were to be looked at only after their next use, at providers that
-/// are now known to end idle refresh tokens: once after the start, some at a time.
+/// Makes grants due for a look that would be looked at only after their next use, at providers that are now known to
+/// end idle refresh tokens: once after the start, some at a time.
 async fn keep_alive(broker: Arc<Broker>) {
     let idle: Vec<Name> = broker
         .providers()
@@ -72,7 +72,7 @@ async fn keep_alive(broker: Arc<Broker>) {
 
 async fn record_use(broker: &Broker, used: &[Id]) {
     for some in used.chunks(AT_ONCE) {
-        // Should this fail, a grant that goes on being used is recorded next time.
+        // If this fails, the next use of the grant is recorded.
         if let Err(error) = broker.storage().note_used(some).await {
             if !error.is_connection_failure() {
                 tracing::warn!(%error, "cannot record which grants were used");

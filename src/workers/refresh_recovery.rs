@@ -13,13 +13,13 @@ use tokio::time::Instant;
 use crate::broker::Broker;
 use crate::domain::id::Id;
 
-/// How often it is looked; jitter of a half is added.
+/// The interval at which it is looked; jitter of a half is added.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How long a batch is waited for.
+/// The time that a batch is waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How many are recovered at a time.
+/// The number of refreshes that are recovered at a time.
 const BATCH: u64 = 32;
 
 /// For how long a grant is passed over that could not be recovered, so that those behind it get their
@@ -70,7 +70,7 @@ async fn round(broker: &Arc<Broker>, passed_over: &mut HashMap<Id, Instant>) -> 
             drop(place);
             recovered
         });
-        // It goes on; what waits here is only the look at the next ones.
+        // The recovery continues; only the look at the next ones waits.
         Some(async move {
             let ended = tokio::time::timeout(PATIENCE, task).await;
             (grant.id, !matches!(ended, Ok(Ok(false) | Err(_))))

@@ -10,7 +10,7 @@ use crate::broker::Broker;
 use crate::domain::name::Name;
 use crate::storage::DueWork;
 
-/// How many entries are claimed at a time. All are sent at once, so that each attempt has ended
+/// The number of entries that are claimed at a time. All are sent at once, so that each attempt has ended
 /// before its claim does.
 const BATCH: u64 = 16;
 

@@ -1,4 +1,4 @@
-//! The sweep: ends authorizations whose time is up, and with them tokens that nobody confirmed.
+//! The sweep: ends authorizations whose time is up, and disposes of their unconfirmed tokens.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,13 +6,13 @@ use std::time::Duration;
 use crate::broker::Broker;
 use crate::storage::Swept;
 
-/// How often the sweep comes; jitter of a half is added.
+/// The interval at which the sweep comes; jitter of a half is added.
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// The pause between rounds while something is left to sweep, so that others can use the database.
 const SHORT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How many rows one round deals with.
+/// The number of rows that one round deals with.
 const BATCH: u64 = 100;
 
 /// Works until the broker drains.

@@ -29,7 +29,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// How long a page may take to be there.
+/// The time that a page may take to be there.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Chromium with a profile of its own, driven by its WebDriver.

@@ -246,7 +246,7 @@ fn lines_of(text: &str) -> Vec<(String, String)> {
     commands
 }
 
-/// Whether a text is the expected one, in which `…` stands for anything.
+/// Returns `true` if a text is the expected one, in which `…` stands for anything.
 fn fits(text: &str, expected: &str) -> bool {
     let mut parts = expected.split('…').map(str::trim);
     let first = parts.next().unwrap_or_default();

@@ -192,7 +192,7 @@ fn trace_id(body: &str) -> Option<&str> {
     (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then_some(id)
 }
 
-/// Whether the page offers a link.
+/// Returns `true` if the page offers a link.
 fn offers(page: &Page, link: &str) -> bool {
     page.body.contains(&format!("href=\"{link}\""))
 }

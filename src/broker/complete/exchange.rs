@@ -18,7 +18,7 @@ use crate::provider::response::{Context, Request};
 use crate::provider::{INVALID_RESPONSE, OAuthError, ProviderError, TokenAnswer};
 use crate::storage::{Answered, Begun, Seen};
 
-/// How long a revocation under way is waited for: as long as one call may take.
+/// The time that a revocation under way is waited for: as long as one call may take.
 const REVOCATION_WAIT: Duration = crate::provider::http::TIMEOUT;
 const REVOCATION_POLL: Duration = Duration::from_millis(100);
 
@@ -132,7 +132,7 @@ impl Broker {
         self.cache.forget(authorization.key.hash());
         let unconfirmed = self.confirmation_of(&authorization.bot) == Confirmation::None;
         let stored = stored.map_err(|error| unavailable(error.into()))?;
-        // Stored by this very exchange, of which it was not heard that it succeeded.
+        // Stored by this exchange, although the confirmation of the commit was lost.
         let stored = stored || unconfirmed && self.is_authorized(authorization.id).await?;
         if !stored {
             // Cancelled while the provider was answering; a quarantine has seen to its answer.
@@ -170,7 +170,7 @@ impl Broker {
         self.end_failed(seen, server, &error, Some((answer, exchanged_at))).await
     }
 
-    /// Sees to the tokens of an answer that nobody will use.
+    /// Disposes of the tokens of an unused answer.
     async fn discard(
         &self,
         seen: &Seen,
@@ -188,8 +188,8 @@ impl Broker {
         .map_err(|error| unavailable(error.into()))
     }
 
-    /// The provider gave no tokens, or such that are of no use. A refused code leaves the authorization waiting, for it may
-    /// have been somebody's garbage; everything else ends it, for a code is never sent twice.
+    /// The provider sent no usable tokens. A refused code leaves the authorization pending, because anyone with the
+    /// link can send garbage. Everything else ends it, because a code is never sent twice.
     async fn end_failed(
         &self,
         seen: &Seen,

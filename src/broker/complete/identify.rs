@@ -1,4 +1,4 @@
-//! Who consented: by the ID token where one was asked for, and by what the provider says besides.
+//! Identifies the user who consented: by the ID token if one was requested, and by the provider's other values.
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ use crate::provider::id_token::Claims;
 use crate::provider::{Expected, IdTokenError, OAuthError};
 use crate::storage::StorageError;
 
-/// How long the provider has to say who the user is. The name is no reason to keep them waiting.
+/// The time for which the provider has to say who the user is. The name is no reason to keep them waiting.
 const USERINFO_LIMIT: Duration = Duration::from_secs(5);
 
-/// What came back for a code.
+/// The answer to a code.
 #[derive(Clone, Copy)]
 pub(super) struct Exchanged<'a> {
     /// As it came.
@@ -82,7 +82,7 @@ impl Broker {
             let token = &exchanged.tokens.access_token.value;
             let asked = self.providers.userinfo(server, endpoint, token);
             name = match tokio::time::timeout(USERINFO_LIMIT, asked).await {
-                // An answer about somebody else is not to be used (section 5.3.2).
+                // An answer about another user must not be used (section 5.3.2).
                 Ok(Ok(Some(fields))) if sub.is_none() || sub.as_deref() == sub_in(&fields) => {
                     named(&fields)
                 }
@@ -102,7 +102,7 @@ impl Broker {
         Ok(Identity { name, sub })
     }
 
-    /// The claims of the ID token. Absent where the provider granted no `openid`.
+    /// The claims of the ID token. Returns `None` if the provider granted no `openid`.
     async fn claims(
         &self,
         server: &Server,
@@ -120,7 +120,7 @@ impl Broker {
         let expected = Expected { nonce: &start.nonce(), now: at };
         match self.providers.check_id_token(server, token, expected).await {
             // At most 255 ASCII characters (OpenID Connect Core section 2). A control character, such as
-            // the NUL that PostgreSQL refuses, names nobody.
+            // the NUL that PostgreSQL refuses, is no user.
             Ok(claims) if claims.sub.chars().any(char::is_control) => {
                 tracing::warn!("the ID token's sub has a control character");
                 Err(rejected("invalid_id_token"))

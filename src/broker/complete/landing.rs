@@ -11,36 +11,36 @@ use crate::domain::provider::Provider;
 use crate::provider::OAuthError;
 use crate::storage::Seen;
 
-/// What the browser is to be shown.
+/// The page for the browser.
 #[derive(Debug, Clone)]
 pub enum Landing {
-    /// The code that is to be typed into the chat.
+    /// The page with the code to type into the chat.
     Confirm {
         /// 8 digits.
         code: String,
-        /// Which bot asked.
+        /// The bot that asked.
         bot: Name,
         /// For which chat user.
         subject: Subject,
-        /// Where, for people.
+        /// The provider's displayed name.
         provider: String,
-        /// How long the code works from now.
+        /// The time for which the code works from now.
         ttl: Duration,
-        /// Where to go next.
+        /// The bot's return URL.
         return_url: Option<String>,
     },
     /// All is done.
     Authorized {
-        /// Where, for people.
+        /// The provider's displayed name.
         provider: String,
-        /// Where to go next.
+        /// The bot's return URL.
         return_url: Option<String>,
     },
     /// The user refused.
     Denied {
-        /// Where, for people.
+        /// The provider's displayed name.
         provider: String,
-        /// Where to go next.
+        /// The bot's return URL.
         return_url: Option<String>,
     },
     /// It did not work.
@@ -78,19 +78,19 @@ pub enum Problem {
     },
     /// The provider is at fault.
     ProviderFailed {
-        /// Where, for people.
+        /// The provider's displayed name.
         provider: String,
         /// The error code.
         error: String,
     },
     /// The provider cannot be asked now; the same page may work later.
     ProviderAway {
-        /// Where, for people.
+        /// The provider's displayed name.
         provider: String,
     },
-    /// What the configuration says of the provider does not fit.
+    /// The configuration of the provider is wrong.
     Misconfigured {
-        /// Where, for people.
+        /// The provider's displayed name.
         provider: String,
     },
     /// The authorization failed.

@@ -15,25 +15,25 @@ use crate::domain::id::Id;
 use crate::domain::time::Timestamp;
 use crate::provider::{Concerns, ProviderError};
 
-/// How many grants must fail, without a success between them, until the provider counts as down or busy.
+/// The number of grants that must fail, without a success between them, until the provider counts as down or busy.
 const GRANTS: usize = 3;
 
-/// How many grants are remembered that fail while others are well.
+/// The number of grants that are remembered that fail while others are well.
 const MOST_FAILING: usize = 10_000;
 
-/// How often a provider that is down is asked whether it is back.
+/// The interval at which a provider that is down is asked whether it is back.
 const PROBE: Duration = Duration::from_secs(10);
 
-/// How long after the time for a probe a breaker that nobody has asked is not called open any more.
+/// The time after which an unused open breaker is no longer reported as open.
 const FORGOTTEN: Duration = Duration::from_secs(30);
 
-/// How many refreshes of one provider are under way at once, so that a storm stays polite.
+/// The number of refreshes of one provider that are under way at once, so that a storm stays polite.
 const AT_ONCE: usize = 32;
 
-/// How many of them may be refreshes that no caller waits for.
+/// The number of them that may be background refreshes.
 const BACKGROUND: usize = AT_ONCE / 2;
 
-/// How many recoveries of refreshes of unknown outcome are under way at once: places that refreshes ahead
+/// The number of recoveries of refreshes in doubt that are under way at once: places that refreshes ahead
 /// of time cannot take.
 const RECOVERY: usize = AT_ONCE / 4;
 
@@ -52,7 +52,7 @@ struct State {
     open: Option<Open>,
     /// Grants that failed since the last success, for which the provider may be at fault.
     failed: HashSet<Id>,
-    /// Grants that were told to pause since then.
+    /// Grants for which the provider has asked for a pause since then.
     busy: HashSet<Id>,
     /// Grants that failed while others succeeded. Their failures say nothing of the provider.
     failing: HashSet<Id>,
@@ -65,7 +65,7 @@ struct Open {
     error: ProviderError,
     /// When the next call may find out whether the provider is back.
     until: Timestamp,
-    /// Whether a grant was stopped that is not known to fail. It goes first.
+    /// `true` if a grant was stopped that is not known to fail. It goes first.
     others_wait: bool,
     /// When this was found out last, and for how long nothing is sent.
     at: BootInstant,
@@ -75,17 +75,17 @@ struct Open {
 /// Why nothing is sent now.
 #[derive(Debug, Clone)]
 pub(super) struct Stopped {
-    /// What the provider said last.
+    /// The provider's last error.
     pub(super) error: ProviderError,
     /// When it is asked again.
     pub(super) retry_after: Duration,
 }
 
-/// The right to one call. What comes of it is to be noted.
+/// The right to one call. Its holder must note the outcome.
 #[derive(Debug)]
 pub(super) struct Permit<'a> {
     breaker: &'a Breaker,
-    /// When the breaker would have let somebody through, had this not been the probe.
+    /// The time of the next probe, if this one had not been made.
     probe: Option<Timestamp>,
     noted: bool,
     _place: OwnedSemaphorePermit,
@@ -244,7 +244,7 @@ impl State {
         self.success = Some((grant, now));
     }
 
-    /// How many of these grants count.
+    /// The number of these grants that count.
     fn counted(&self, grants: &HashSet<Id>) -> usize {
         grants.difference(&self.failing).count()
     }
@@ -263,7 +263,7 @@ impl State {
 }
 
 impl Permit<'_> {
-    /// Whether this call finds out for all others whether the provider is back.
+    /// Returns `true` if this call finds out for all others whether the provider is back.
     pub(super) fn is_probe(&self) -> bool {
         self.probe.is_some()
     }

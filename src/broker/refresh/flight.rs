@@ -21,14 +21,14 @@ use crate::provider::ProviderError;
 use crate::storage::{Held, Lease};
 use crate::telemetry;
 
-/// How long callers wait for a flight, and a flight for another replica's lease, before the callers
+/// The time that callers wait for a flight, and a flight for another replica's lease, before the callers
 /// are told to come back.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long a refresh waits for the provider's endpoints to be learnt.
+/// The time that a refresh waits for the provider's endpoints to be learnt.
 const LEARNING: Duration = Duration::from_secs(4);
 
-/// How often the row of a grant is read whose lease is another's; jitter of as much again is added.
+/// The interval at which the row of a grant is read whose lease is another's; jitter of as much again is added.
 const POLL: Duration = Duration::from_millis(50);
 
 type Outcome = Result<Held, BrokerError>;
@@ -40,14 +40,14 @@ pub(in super::super) struct Flights(Mutex<HashMap<Id, UnderWay>>);
 
 struct UnderWay {
     landing: Landing,
-    /// Whether new callers may still join. Not once the answer is there: a caller that comes later
-    /// must see what was committed, not an outcome that began before it asked.
+    /// `true` if new callers may still join. Once the answer has arrived they may not: a later caller must see the
+    /// committed result, not an outcome that began before it asked.
     boarding: bool,
 }
 
 impl Flights {
-    /// Joins the flight of this grant, or starts it, and waits for it to land. The flight goes on
-    /// if the caller does not wait for it.
+    /// Joins the refresh of this grant in progress, or starts one, and waits for its result. The refresh continues
+    /// without its callers.
     pub(super) async fn join(&self, broker: &Arc<Broker>, held: &Held) -> Outcome {
         let (grant, key) = (&held.grant, &held.grant.key);
         let joined = async {
@@ -58,8 +58,8 @@ impl Flights {
                 if mine {
                     return outcome;
                 }
-                // That flight's answer was there before this caller came. While it was not
-                // stored, to send the same refresh token again could have cost the grant.
+                // That refresh was answered before this caller came. If its answer is not stored, sending the same
+                // refresh token again could cost the grant.
                 let held = broker.held(key).await?;
                 if let Some(outcome) = done_elsewhere(grant, &held) {
                     return outcome.map(|()| held);
@@ -178,7 +178,7 @@ impl Broker {
                     self.metrics.refresh(name, "stopped");
                     told(name, &stopped)
                 })?;
-            // What has not begun must not begin any more: nobody would wait for its answer.
+            // A refresh that has not begun must not begin any more.
             if self.draining.is_cancelled() {
                 return Err(BrokerError::Overloaded);
             }
@@ -206,13 +206,13 @@ impl Broker {
                     retry_after,
                 });
             }
-            // Its place is for somebody who has something to send.
+            // The place is free for a refresh that has something to send.
             drop(permit);
             tokio::time::sleep(POLL + self.random.jitter(POLL)).await;
         }
     }
 
-    /// Claims the lease, or tells what another replica does or has done.
+    /// Claims the lease, or reports what another replica does or has done.
     async fn claim(&self, grant: &Grant, provider: &Provider) -> Result<Claim, BrokerError> {
         let began = BootInstant::now();
         if let Some(lease) = self.storage.claim_refresh(grant, self.takeover(provider)).await? {
@@ -227,7 +227,7 @@ impl Broker {
     }
 }
 
-/// What a caller is told who was stopped: what the provider said last, and when it is asked again.
+/// The error of a stopped caller: the provider's last error, and the time of the next call.
 fn told(provider: &Name, stopped: &Stopped) -> BrokerError {
     match BrokerError::from_provider(provider, &stopped.error) {
         BrokerError::ProviderUnavailable { provider, .. } => {

@@ -20,10 +20,10 @@ use crate::storage::{Held, LEASE, Lease};
 /// must be there before the lease has ended.
 const LATEST_START: Duration = Duration::from_secs(LEASE.as_secs() - TIMEOUT.as_secs() - 1);
 
-/// How long a connection may take, which is a part of the time for an answer.
+/// The time that a connection may take, which is a part of the time for an answer.
 const CONNECTING: Duration = Duration::from_secs(4);
 
-/// Which refresh token is sent, and for which time.
+/// The refresh token that is sent, and the attempt that sends it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Turn {
     First,
@@ -113,8 +113,8 @@ impl Broker {
     }
 }
 
-/// Whether a lease that counts from `began` leaves the time for an answer: seen when the connection
-/// stands.
+/// Returns `true` if a lease that counts from `began` leaves the time for an answer. Asked when the connection is
+/// established.
 fn in_time(began: BootInstant) -> InTime {
     Arc::new(move || began.elapsed() <= LATEST_START + CONNECTING)
 }

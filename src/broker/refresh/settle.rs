@@ -1,4 +1,4 @@
-//! What a refresh's answer does to the grant.
+//! Settles a refresh: the effect of the provider's answer on the grant.
 
 use std::time::Duration;
 
@@ -22,28 +22,28 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(5 * 60);
 /// The least that failures put a refresh off for, before jitter.
 const SHORTEST_BACKOFF: Duration = Duration::from_secs(1);
 
-/// What metrics call a refresh that found the grant dead.
+/// The label of a refresh that found the grant dead.
 const REAUTHORIZATION: &str = "reauthorization_required";
 
 /// Why a grant is dead whose refresh token may have been replaced by an answer that was lost.
 const ROTATION_LOST: &str = "rotation_lost";
 
-/// How many refusals must have come before the one that ends a grant.
+/// The number of refusals that must have come before the one that ends a grant.
 const REFUSALS: u32 = 3;
 
-/// How long a grant must have been refused.
+/// The time for which a grant must have been refused.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
 
 /// The same for refusals without an error code.
 const REFUSED_WITHOUT_A_CODE_FOR: Duration = Duration::from_secs(60 * 60);
 
-/// What is written down where an ID token was another user's.
+/// The record of an ID token of another user.
 const ANOTHER_USER: &str = "another_user";
 
-/// What is recorded where the database refuses tokens for what they are, such as a NUL byte in a text.
+/// The record of tokens that the database refuses, such as a NUL byte in a text.
 const UNSTORABLE: &str = "tokens_refused_by_the_database";
 
-/// What was sent for which grant, under which lease.
+/// One refresh request: the grant, the lease and the token.
 #[derive(Clone, Copy)]
 pub(super) struct Attempt<'a> {
     pub(super) grant: &'a Grant,
@@ -108,7 +108,7 @@ impl Broker {
         self.commit(grant, server, &tokens, &raw).await
     }
 
-    /// Stores the new tokens; whoever committed first, the caller gets what is current.
+    /// Stores the new tokens. Returns the current ones, also if another refresh has committed first.
     async fn commit(
         &self,
         grant: &Grant,
@@ -179,7 +179,7 @@ impl Broker {
     }
 
     /// Keeps an answer sealed that is another user's (OpenID Connect Core section 12.2) or cannot be
-    /// stored as it was read, and flags the grant. Where a sibling has refreshed it meanwhile, that
+    /// stored as it was read, and flags the grant. If another refresh was committed in between, that
     /// version is the caller's.
     async fn commit_flagged(
         &self,
@@ -206,7 +206,7 @@ impl Broker {
         Ok(held)
     }
 
-    /// Gives the lease back after a failure, with the time until the next try. Returns what the caller is told.
+    /// Releases the lease after a failure, with the time until the next attempt. Returns the caller's error.
     async fn failed(
         &self,
         attempt: &Attempt<'_>,

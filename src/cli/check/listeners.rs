@@ -36,7 +36,7 @@ async fn is_served(config: &Config) -> bool {
     storage_settings(config).is_served() || has_metrics(config.ops.listen).await
 }
 
-/// Whether a token-broker answers on this ops address.
+/// Returns `true` if a token-broker answers on this ops address.
 async fn has_metrics(address: SocketAddr) -> bool {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

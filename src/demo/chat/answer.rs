@@ -1,4 +1,4 @@
-//! What the bot says. The wording is that of Rocket.Chat's OAuth commands.
+//! The bot's messages, in the wording of Rocket.Chat's OAuth commands.
 
 use std::time::SystemTime;
 
@@ -37,7 +37,7 @@ pub(super) enum Answer {
 }
 
 impl Answer {
-    /// Whether the command failed, rather than had a plain answer such as that there is no grant.
+    /// Returns `true` if the command failed, rather than had a plain answer such as that there is no grant.
     pub(super) fn is_failure(&self) -> bool {
         match self {
             Self::WrongCode { .. }
@@ -190,8 +190,7 @@ fn expiry(at: &Timestamp, now: SystemTime) -> String {
     }
 }
 
-/// What the bot says by itself when an authorization has changed. Absent where there is nothing
-/// for the user to know.
+/// The bot's message about a change of an authorization. Returns `None` if the user need not know.
 pub(super) fn news(authorization: &Authorization) -> Option<String> {
     let text = match authorization.state() {
         AuthorizationState::Unspecified | AuthorizationState::Pending => return None,
@@ -216,7 +215,7 @@ pub(super) fn news(authorization: &Authorization) -> Option<String> {
     Some(text)
 }
 
-/// What the bot says where it can no longer follow an authorization.
+/// The bot's message when it can no longer watch an authorization.
 pub(super) fn lost(message: &str) -> String {
     format!("The bot will not hear when you come back: {message}")
 }

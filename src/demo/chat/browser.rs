@@ -14,10 +14,10 @@ use url::{Host, Url};
 
 use super::command::Decision;
 
-/// How long one page may take. The result page waits for the broker's own call to the provider.
+/// The time that one page may take. The result page waits for the broker's own call to the provider.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How many redirects are followed from one page to the next.
+/// The number of redirects that are followed from one page to the next.
 const MAX_REDIRECTS: usize = 10;
 
 /// A browser, with its cookies by host. As in a real one, the port makes no difference; their
@@ -27,12 +27,12 @@ pub(super) struct Browser {
     cookies: BTreeMap<String, BTreeMap<String, String>>,
 }
 
-/// What the browser shows at the end.
+/// The last page that the browser shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Shown {
     /// The page's heading.
     pub(super) heading: String,
-    /// The code that is to be typed into the chat, as it is shown.
+    /// The code for the chat, as the page shows it.
     pub(super) code: Option<String>,
 }
 
@@ -179,7 +179,7 @@ fn loopback_host(url: &Url) -> Result<String, BrowserError> {
     }
 }
 
-/// Where a redirect leads. Absent where the answer is none.
+/// Returns the target of a redirect, or `None` if the answer is no redirect.
 fn location(
     from: &Url,
     status: StatusCode,

@@ -1,4 +1,4 @@
-//! What can be typed.
+//! The commands of the chat.
 
 /// One line for everyone who asks for help.
 pub(super) const HELP: &str = "\
@@ -26,7 +26,7 @@ pub(super) enum Command {
     Quit,
 }
 
-/// Which button the played user presses.
+/// The button that the played user presses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Decision {
     Allow,

@@ -1,4 +1,4 @@
-//! Where lines come from, and where words go to.
+//! Input and output of the chat.
 
 mod prompt;
 
@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin};
 use self::prompt::Prompt;
 use super::ChatError;
 
-/// What stands before a line of the user.
+/// The prefix of the user's lines.
 const PROMPT: &str = "you> ";
 
 /// The chat's window.

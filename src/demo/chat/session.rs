@@ -19,11 +19,11 @@ use super::console::Console;
 use super::watch::{Event, News, Watched};
 use super::{ChatError, Settings};
 
-/// How long a command waits for the news that it must have caused. The broker looks for them
+/// The time that a command waits for the news that it must have caused. The broker looks for them
 /// twice a second.
 const NEWS_WAIT: Duration = Duration::from_secs(5);
 
-/// What the bot remembers of the chat with one user.
+/// The bot's memory of its chat with one user.
 pub(super) struct Session {
     client: Client,
     subject: String,
@@ -61,7 +61,7 @@ impl Session {
         }
     }
 
-    /// Tells the user the news.
+    /// Shows an event to the user.
     pub(super) fn tell(&mut self, event: Event, console: &Console) -> Result<(), ChatError> {
         if let Some(watched) = self.watched.get_mut(&event.authorization_id) {
             watched.note(&event.news);
@@ -143,7 +143,7 @@ impl Session {
             watched.open && watched.state == AuthorizationState::AwaitingConfirmation
         });
         let subject = self.subject.clone();
-        // Without an id: the code tells which one it is for.
+        // Without an id: the code identifies the authorization.
         let request = ConfirmAuthorizationRequest { subject, code, ..Default::default() };
         let answer = match self.client.confirm_authorization(request).await {
             Ok(response) => Answer::Confirmed(response.into_inner().grant.unwrap_or_default()),
@@ -205,7 +205,7 @@ impl Session {
         }
     }
 
-    /// Tells news until `enough`, or no more can be expected.
+    /// Shows events until `enough`, or until no more can be expected.
     async fn hear(
         &mut self,
         console: &Console,

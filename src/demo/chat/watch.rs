@@ -17,7 +17,7 @@ pub(super) struct Event {
 pub(super) enum News {
     /// It has changed.
     Changed(Box<Authorization>),
-    /// The broker does not say any more how it goes on.
+    /// The broker no longer reports the authorization's state.
     Lost(Status),
 }
 
@@ -26,7 +26,7 @@ pub(super) enum News {
 pub(super) struct Watched {
     pub(super) provider: String,
     pub(super) state: AuthorizationState,
-    /// Whether there may be news yet.
+    /// `true` if there may be news yet.
     pub(super) open: bool,
     _task: AbortOnDropHandle<()>,
 }

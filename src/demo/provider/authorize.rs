@@ -13,19 +13,19 @@ use super::state::digest;
 use super::wire::{self, Params, Refusal};
 use super::{DEFAULT_USER, Settings, page};
 
-/// How long an authorization page can be answered.
+/// The time for which an authorization page can be answered.
 const PAGE_MS: u64 = 10 * 60 * 1000;
 
 /// The longest name of a user, in characters.
 const MAX_LOGIN_CHARS: usize = 64;
 
-/// What a link without `scope` asks for (RFC 6749 section 3.3 wants a documented default).
+/// The scope of a link without `scope` (RFC 6749 section 3.3 demands a documented default).
 const DEFAULT_SCOPE: &str = "profile";
 
 /// An authorization request that the user may be asked about.
 pub(super) struct AuthorizeRequest {
     pub(super) client_id: String,
-    /// As the client sent it, for the token call has to repeat it.
+    /// As the client sent it, because the token call must repeat it.
     pub(super) redirect_uri: String,
     pub(super) back: ReturnTo,
     pub(super) scopes: BTreeSet<String>,
@@ -35,9 +35,9 @@ pub(super) struct AuthorizeRequest {
 
 /// Why the user is not asked.
 pub(super) enum Unacceptable {
-    /// The redirect URI cannot be trusted, so the user is told (RFC 6749 section 4.1.2.1).
+    /// The redirect URI cannot be trusted, so the user sees the error (RFC 6749 section 4.1.2.1).
     Page(&'static str),
-    /// The client is told.
+    /// The client gets the error.
     Redirect(Box<ReturnTo>, Refusal),
 }
 
@@ -82,7 +82,7 @@ impl AuthorizeRequest {
         }
     }
 
-    /// The parameters of the link, for the page's form.
+    /// Returns the parameters of the link, for the page's form.
     pub(super) fn fields(&self) -> Vec<(&'static str, String)> {
         let mut fields = vec![
             ("response_type", "code".to_owned()),
@@ -161,7 +161,7 @@ impl ReturnTo {
         self.redirect(&[("error", refusal.error), ("error_description", refusal.description)])
     }
 
-    /// What the page's `form-action` has to allow: Chromium applies it to the redirect that
+    /// The targets that the page's `form-action` must allow: Chromium applies it to the redirect that
     /// follows the form as well.
     pub(super) fn form_action(&self) -> String {
         let origin = self.target.origin();
@@ -186,7 +186,7 @@ impl PageSeal {
         Self(key)
     }
 
-    /// The form's CSRF token. There is no session that it could be bound to (whoever answers is
+    /// The form's CSRF token. There is no session that it could be bound to (in a demo, anyone who answers is
     /// the user, that is the point of a demo), so it proves that this provider made the form for
     /// these parameters, and when.
     pub(super) fn token(&self, request: &AuthorizeRequest, now: u64) -> String {
@@ -194,7 +194,7 @@ impl PageSeal {
         format!("{now}.{}", hex::encode(mac))
     }
 
-    /// Whether the token is of this request and not too old.
+    /// Returns `true` if the token is of this request and not too old.
     pub(super) fn fits(&self, request: &AuthorizeRequest, token: &str, now: u64) -> bool {
         let Some((made, mac)) = token.split_once('.') else {
             return false;

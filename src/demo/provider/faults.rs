@@ -30,10 +30,10 @@ pub struct ScriptedAnswer {
     pub content_type: String,
     /// The body, sent as it is.
     pub body: String,
-    /// Whether the call takes effect first, and only its own answer is lost: a code is spent, a
+    /// `true` if the call takes effect first, and only its own answer is lost: a code is spent, a
     /// refresh token rotates, a token is revoked.
     pub after_processing: bool,
-    /// How long the answer is held back, after the effect if there is one.
+    /// The time for which the answer is held back, after the effect if there is one.
     pub delay: Option<Duration>,
     /// More headers.
     pub headers: Vec<(String, String)>,
@@ -87,20 +87,20 @@ pub(super) async fn answer(
     scripted.into_response()
 }
 
-/// What tests have asked for.
+/// The faults that tests have ordered.
 #[derive(Default)]
 pub(super) struct Faults {
     token_scripts: Mutex<VecDeque<ScriptedAnswer>>,
     revoke_scripts: Mutex<VecDeque<ScriptedAnswer>>,
-    /// How many guards hold the token endpoint.
+    /// The number of guards that hold the token endpoint.
     pauses: watch::Sender<usize>,
-    /// How many token calls have arrived.
+    /// The number of token calls that have arrived.
     token_calls: watch::Sender<usize>,
     /// The refresh tokens, by digest, of calls that are under way.
     sends: watch::Sender<HashSet<String>>,
     /// The calls that had another one with the same refresh token beside them, which was answered.
     overlaps: AtomicUsize,
-    /// How many calls wait for another one with the same refresh token to end.
+    /// The number of calls that wait for another one with the same refresh token to end.
     waiting: Mutex<HashMap<String, usize>>,
 }
 
@@ -130,14 +130,14 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// How long it may take to be noticed that a client has gone.
+/// The time within which the end of a client must be noticed.
 const GONE: Duration = Duration::from_millis(500);
 
 /// A call with a refresh token, until it is answered or its client goes.
 pub(super) struct TokenSend {
     faults: Arc<Faults>,
     token: String,
-    /// Whether it is the one that stands for its token.
+    /// `true` if it is the one that stands for its token.
     first: bool,
     answered: bool,
 }
@@ -156,7 +156,7 @@ impl Drop for TokenSend {
         }
         self.faults.sends.send_modify(|sends| {
             sends.remove(&self.token);
-            // Whoever waits for the end of this one came while it was under way.
+            // A call that waits for the end of this one arrived during it.
             if self.answered && self.faults.waiting(&self.token) {
                 self.faults.overlaps.fetch_add(1, Ordering::SeqCst);
             }
@@ -180,7 +180,7 @@ impl Faults {
         }
     }
 
-    /// Counts a token call, wakes whoever waits for it, and gives it its script.
+    /// Counts a token call, wakes its watchers, and returns its script.
     pub(super) fn token_call_arrived(&self) -> Option<ScriptedAnswer> {
         let scripted = next(&self.token_scripts);
         self.token_calls.send_modify(|calls| *calls += 1);
@@ -225,7 +225,7 @@ impl Faults {
         waiting.contains_key(token)
     }
 
-    /// How many calls overlapped with another one of the same refresh token.
+    /// The number of calls that overlapped with another one of the same refresh token.
     pub(super) fn overlaps(&self) -> usize {
         self.overlaps.load(Ordering::SeqCst)
     }

@@ -1,12 +1,12 @@
-//! What the provider counts, for tests.
+//! The provider's counts, for tests.
 
 use std::collections::BTreeMap;
 
 use super::state::digest;
 
-/// What has happened since the provider was made, and what lives at the time of the snapshot.
+/// The counts since the provider was made, and the present number of tokens.
 ///
-/// Calls are counted when they arrive, whatever their answer becomes, scripted answers included;
+/// Calls are counted when they arrive, whichever answer they get, scripted answers included;
 /// the other counts are of things that took effect. Nothing of it survives a restart.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ledger {
@@ -22,7 +22,7 @@ pub struct Ledger {
     pub codes_issued: usize,
     /// Token calls that issued tokens.
     pub tokens_issued: usize,
-    /// Codes that came a second time, each of which ended what had come of it.
+    /// Codes that came a second time, each of which ended its tokens.
     pub code_replays: usize,
     /// Refresh tokens that came a second time, each of which ended its family.
     pub reuse_detections: usize,
@@ -46,13 +46,13 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// How many token calls came with this refresh token.
+    /// The number of token calls with this refresh token.
     #[must_use]
     pub fn refreshes_of(&self, refresh_token: &str) -> usize {
         self.refreshes_by_token.get(&digest(refresh_token)).copied().unwrap_or_default()
     }
 
-    /// How many token calls came with the refresh token that came most often.
+    /// The number of token calls with the refresh token that came most often.
     #[must_use]
     pub fn most_refreshes_of_one_token(&self) -> usize {
         self.refreshes_by_token.values().copied().max().unwrap_or_default()

@@ -40,7 +40,7 @@ pub(super) fn ask(request: &AuthorizeRequest, csrf: &str) -> Response {
     html(StatusCode::OK, &format!("'self' {}", request.back.form_action()), &page)
 }
 
-/// Tells the user why there is nothing to answer.
+/// Shows why there is no form to answer.
 pub(super) fn problem(text: &'static str) -> Response {
     html(StatusCode::BAD_REQUEST, "'none'", &ProblemPage { text })
 }

@@ -17,7 +17,7 @@ use super::wire::{self, Refusal};
 use super::{Ledger, SetupError};
 use crate::domain::provider::RevocationReach;
 
-/// How long a code can be exchanged (RFC 6749 section 4.1.2 allows ten minutes at most).
+/// The time for which a code can be exchanged (RFC 6749 section 4.1.2 allows ten minutes at most).
 pub(super) const CODE_MS: u64 = 60 * 1000;
 
 /// The least number of access tokens at which the dead ones are thrown out.
@@ -44,8 +44,8 @@ impl Moment<'_> {
     }
 }
 
-/// What the state keeps of a token or code: its SHA-256, in hexadecimal digits. Salt and
-/// stretching would add nothing to 256 random bits.
+/// The form in which a token or code is kept: its SHA-256, in hexadecimal digits. Salt and stretching would add
+/// nothing to 256 random bits.
 pub(super) fn digest(value: &str) -> String {
     hex::encode(Sha256::digest(value))
 }
@@ -120,10 +120,10 @@ struct RefreshToken {
     /// is noticed.
     #[serde(default)]
     spent_at: Option<u64>,
-    /// What was spent for it, by its digest.
+    /// The spent tokens, by digest.
     #[serde(default)]
     parent: Option<String>,
-    /// Whether a token that came of it has been used: its answer had arrived.
+    /// `true` if a token that came of it has been used: its answer had arrived.
     #[serde(default)]
     superseded: bool,
 }
@@ -163,7 +163,7 @@ impl Records {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
-        // In the same folder, for a rename is atomic within one file system only.
+        // In the same folder, because a rename is atomic only within one file system.
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
         file.write_all(&serde_json::to_vec_pretty(self)?)?;
         file.as_file().sync_all()?;
@@ -195,7 +195,7 @@ impl Records {
         let bound_to = match self.codes.get(&key) {
             None => return Err(Refusal::invalid_grant("the code is unknown or expired")),
             Some(Code::Spent { grant }) => {
-                // RFC 6749 section 4.1.2: somebody else has the code, so nothing of it is safe.
+                // RFC 6749 section 4.1.2: another person has the code, so its tokens are not safe.
                 let grant = *grant;
                 self.end_grant(grant);
                 self.ledger.code_replays += 1;
@@ -319,14 +319,14 @@ impl Records {
         self.ledger.revocations += 1;
     }
 
-    /// Whose access token this is, if it works.
+    /// Returns the user of this access token, if it works.
     pub(super) fn login_of(&self, access_token: &str, now: u64) -> Option<String> {
         let token = self.access_tokens.get(&digest(access_token))?;
         let grant = self.grants.get(&token.grant)?;
         (now < token.expires).then(|| grant.login.clone())
     }
 
-    /// Whether a token of either kind works.
+    /// Returns `true` if a token of either kind works.
     pub(super) fn is_living(&self, token: &str, now: u64) -> bool {
         let key = digest(token);
         self.access_tokens.get(&key).is_some_and(|token| now < token.expires)
@@ -379,10 +379,10 @@ impl Records {
         self.refresh_tokens.retain(|_, token| token.grant != id);
     }
 
-    /// Keeps the state from growing with what nobody can use any more.
+    /// Deletes entries that have no more use, so that the state does not grow.
     fn forget_the_dead(&mut self, now: u64) {
         self.codes.retain(|_, code| !matches!(code, Code::Open { expires, .. } if *expires <= now));
-        // Rarely, for it looks at all of them.
+        // Rarely, because it looks at all of them.
         if self.access_tokens.len() >= self.tidy_at {
             self.access_tokens.retain(|_, token| now < token.expires);
             self.tidy_at = (2 * self.access_tokens.len()).max(TIDY_AT);

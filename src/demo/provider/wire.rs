@@ -55,8 +55,8 @@ impl Params {
         self.get(name).map(str::to_owned).ok_or(Refusal::invalid_request(description))
     }
 
-    /// Whether one of these names comes more than once. Unknown parameters are nobody's business
-    /// (RFC 6749 sections 3.1 and 3.2).
+    /// Returns `true` if one of these names comes more than once. Unknown parameters are ignored (RFC 6749 sections
+    /// 3.1 and 3.2).
     pub(super) fn repeated(&self, names: &[&str]) -> bool {
         names.iter().any(|name| self.0.iter().filter(|(known, _)| known == name).count() > 1)
     }
@@ -118,7 +118,7 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// A JSON answer that nobody may store (RFC 6749 section 5.1).
+/// A JSON answer that must not be stored (RFC 6749 section 5.1).
 pub(super) fn json(status: StatusCode, body: &Value) -> Response {
     let headers = [
         (CONTENT_TYPE, "application/json"),
@@ -191,7 +191,7 @@ pub(super) fn authenticate(
             (named.unwrap_or_default().to_owned(), secret.to_owned())
         }
     };
-    // `&`, not `&&`: the time must not tell which half was wrong.
+    // `&`, not `&&`: the time must not reveal which half was wrong.
     let known = same(&id, &settings.client_id) & same(&secret, &settings.client_secret);
     if bool::from(known) { Ok(()) } else { Err(Refusal::INVALID_CLIENT) }
 }

@@ -61,8 +61,8 @@ pub(in crate::grpc) fn providers_page(
     violations.finish(Some((page_size as usize, after, tokens)))
 }
 
-/// Writes and reads the tokens of one list. A token holds the filters' hash, for it names a place
-/// in their list alone.
+/// Writes and reads the page tokens of one list. A token holds the hash of the filters, because it is a place in the
+/// list of these filters only.
 pub(in crate::grpc) struct PageTokens {
     list: [u8; 8],
 }

@@ -1,4 +1,4 @@
-//! The end that the user, the bot or a revocation wants: with it go tokens that nobody has confirmed.
+//! Ends authorizations for the user, the bot or a revocation, and disposes of their unconfirmed tokens.
 
 use sea_orm::sea_query::{Expr, ExprTrait, IntoCondition};
 use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter};
@@ -144,9 +144,9 @@ impl Storage {
     }
 }
 
-/// What awaited confirmation in authorizations that were cancelled.
+/// The unconfirmed tokens of cancelled authorizations.
 pub(in crate::storage) struct Cancelled {
     pub(in crate::storage) tokens: Vec<DoomedToken>,
-    /// Whether there was a token response that does not open.
+    /// `true` if there was a token response that does not open.
     pub(in crate::storage) unopened: bool,
 }

@@ -25,7 +25,7 @@ pub struct Awaiting {
     pub code_hash: Vec<u8>,
     /// The answer that the code sets free.
     pub answer: RawAnswer,
-    /// Who consented.
+    /// The user who consented.
     pub identity: Identity,
     /// From when the answer's lifetimes count.
     pub exchanged_at: Timestamp,
@@ -92,7 +92,7 @@ impl Storage {
     }
 
     /// Stores the grant of an authorization: confirmed, or exchanged for a bot that needs no
-    /// confirmation. Absent where it has gone another way meanwhile.
+    /// confirmation. Returns `None` if its state has changed in between.
     ///
     /// The attempt that `uncount` lost to a code that was another's is given back.
     ///

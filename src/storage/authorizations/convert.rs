@@ -9,7 +9,7 @@ use crate::domain::scope::Scopes;
 use crate::domain::time::Timestamp;
 use crate::storage::entity::authorizations;
 
-/// [`Options`] as stored. Unknown fields are ignored, for a newer replica may have written them.
+/// [`Options`] as stored. Unknown fields are ignored, because a newer replica may have written them.
 #[derive(Serialize, Deserialize)]
 struct StoredOptions {
     #[serde(default, skip_serializing_if = "Option::is_none")]

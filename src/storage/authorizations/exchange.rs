@@ -22,7 +22,7 @@ use crate::storage::entity::{authorization_attempts, authorizations};
 use crate::storage::revocations::Disposal;
 use crate::storage::{Storage, StorageError, Write};
 
-/// What became of a redirect that was to be exchanged.
+/// The outcome of the start of an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Begun {
     /// It is its turn. Lifetimes in the answer count from this time.
@@ -33,7 +33,7 @@ pub enum Begun {
     Closed,
 }
 
-/// How a redirect arrived that is not exchanged.
+/// The arrival of a redirect that is not exchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arrival {
     /// For the first time, which is recorded now.
@@ -44,12 +44,12 @@ pub enum Arrival {
     TooMany,
 }
 
-/// What came back for a code.
+/// The answer to a code.
 #[derive(Debug, Clone, Copy)]
 pub struct Answered<'a> {
     /// The token answer.
     pub answer: &'a RawAnswer,
-    /// Who consented.
+    /// The user who consented.
     pub identity: &'a Identity,
     /// When the code was sent: lifetimes in the answer count from then.
     pub exchanged_at: Timestamp,
@@ -93,7 +93,7 @@ impl Storage {
     }
 
     /// Takes a redirect: records that its attempt has arrived, and that from here on its code may
-    /// have been sent, in one transaction, so that whoever loads the same page at the same time
+    /// have been sent, in one transaction, so that a browser that loads the same page at the same time
     /// finds the one with the other.
     ///
     /// # Errors
@@ -131,7 +131,7 @@ impl Storage {
         Ok(exchanged_at.map_or(Begun::Closed, |at| Begun::Now(Timestamp::from_millis(at))))
     }
 
-    /// Returns `false` if the attempt is there already.
+    /// Returns `false` if the attempt exists already.
     async fn insert_attempt(
         &self,
         write: &Write,
@@ -152,8 +152,8 @@ impl Storage {
         Ok(matches!(inserted, TryInsertResult::Inserted(1..)))
     }
 
-    /// Disposes of an answer that cannot be used, or that nobody waits for any more, and ends its
-    /// exchange in the same transaction: while that goes on, its key's tokens are left alone.
+    /// Disposes of an answer that cannot be used or is no longer awaited, and ends its exchange in the same
+    /// transaction. Tokens of the key are left alone during the exchange.
     ///
     /// # Errors
     ///
@@ -241,7 +241,7 @@ impl Storage {
     }
 
     /// Seals a token answer before it is understood: it may be the only copy. Where the process ends
-    /// now, the sweep disposes of its tokens. False where the authorization was cancelled meanwhile;
+    /// now, the sweep disposes of its tokens. Returns `false` if the authorization was cancelled in between;
     /// then nothing is stored.
     ///
     /// # Errors
@@ -263,7 +263,7 @@ impl Storage {
     }
 
     /// Stores a token answer, sealed, until the code from the result page arrives. Where the
-    /// authorization was cancelled meanwhile, its tokens are disposed of and this is false.
+    /// authorization was cancelled in between, its tokens are disposed of, and it returns `false`.
     ///
     /// # Errors
     ///

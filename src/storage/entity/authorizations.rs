@@ -21,13 +21,13 @@ pub struct Model {
     pub state: String,
     pub error: Option<String>,
     pub error_description: Option<String>,
-    /// How many codes the provider has refused.
+    /// The number of codes that the provider has refused.
     pub refused_codes: i64,
     pub confirmation_code_hash: Option<Vec<u8>>,
     pub confirmation_attempts: i64,
     /// Sealed: the raw token answer that awaits confirmation.
     pub quarantine: Option<Vec<u8>>,
-    /// The name to show for whoever consented.
+    /// The displayed name of the user who consented.
     pub identity: Option<String>,
     /// Of their checked ID token.
     pub sub: Option<String>,

@@ -1,4 +1,4 @@
-//! The encryption keys that have sealed rows, by id, with a value that tells whether a key is the same.
+//! The encryption keys that have sealed rows, by id, with a value by which a key is recognized.
 
 use sea_orm::entity::prelude::*;
 

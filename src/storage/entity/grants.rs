@@ -1,4 +1,4 @@
-//! What an authorization left, one row a key.
+//! Grants, one row per key.
 
 use sea_orm::entity::prelude::*;
 

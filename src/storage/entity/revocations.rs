@@ -19,7 +19,7 @@ pub struct Model {
     pub token: Vec<u8>,
     pub attempts: i64,
     pub next_attempt_at: i64,
-    /// Until when somebody may be sending it to the provider.
+    /// The end of the claim of the replica that sends it to the provider.
     pub claimed_until: Option<i64>,
     pub expires_at: i64,
     pub last_error: Option<String>,

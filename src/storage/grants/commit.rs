@@ -1,4 +1,4 @@
-//! What a refresh's answer does to the rows.
+//! Commits the answer of a refresh.
 
 use std::time::Duration;
 
@@ -18,22 +18,22 @@ use crate::storage::entity::{access_tokens, grants};
 use crate::storage::revocations::{Disposal, NewRevocations};
 use crate::storage::{Storage, StorageError, Write};
 
-/// What became of a refresh's answer.
+/// The outcome of a commit.
 #[derive(Debug, Clone)]
 pub enum Committed {
     /// It is the grant's new edition.
     Stored,
     /// A sibling's refresh was first: the answer's refresh token is kept as the fallback.
     LostToSibling,
-    /// The grant was revoked or authorized anew meanwhile: the answer's tokens have no grant. They
-    /// were put into the outbox where that cannot hurt a living grant.
+    /// The grant was revoked or authorized again in between, so the answer's tokens have no grant. They were put into
+    /// the outbox unless that could end a living grant.
     Orphaned,
 }
 
 impl Storage {
     /// Commits a refresh by compare-and-swap on the edition, not on the lease: a slow holder's
     /// late answer is the only living refresh token and must win over a lease that ran out. A
-    /// grant that was flagged meanwhile becomes active again.
+    /// grant that was flagged in between becomes active again.
     ///
     /// Scopes that the answer does not name stay as they were, and so does the refresh token where
     /// none is returned (RFC 6749 section 6).
@@ -92,7 +92,7 @@ impl Storage {
             .has_tokens(&write, grant, Some(access), tokens.refresh_token.as_ref())
             .await?
         {
-            // By this very commit, of which it was not heard that it succeeded.
+            // By this commit, whose confirmation was lost.
             Committed::Stored
         } else {
             let mut doomed = vec![DoomedToken {
@@ -203,7 +203,7 @@ impl Storage {
         Ok(stored.rows_affected > 0)
     }
 
-    /// What every commit of a refresh's answer does to the row, guarded by the edition.
+    /// The columns that every commit of an answer sets, guarded by the version.
     fn commit_columns(
         &self,
         grant: &Grant,
@@ -235,7 +235,7 @@ impl Storage {
         update.filter(of_version(grant.id, grant.version))
     }
 
-    /// Whether a grant has these tokens, as far as they are given: each of them.
+    /// Returns `true` if a grant has these tokens, as far as they are given: each of them.
     async fn has_tokens(
         &self,
         write: &Write,
@@ -268,7 +268,7 @@ impl Storage {
         Ok(access.is_some() || refresh_token.is_some())
     }
 
-    /// Where the tokens of an answer go whose commit found another edition.
+    /// Disposes of the tokens of an answer whose commit found another version.
     async fn settle_loser(
         &self,
         write: &Write,

@@ -32,7 +32,7 @@ impl Storage {
     }
 }
 
-/// What a [`Grant`] is made of, beside its key.
+/// The columns of a [`Grant`], beside its key.
 #[derive(Debug, FromQueryResult)]
 pub(super) struct GrantRow {
     id: Vec<u8>,
@@ -47,7 +47,7 @@ pub(super) struct GrantRow {
     created_at: i64,
     issued_at: i64,
     expires_at: Option<i64>,
-    /// Whether there is a refresh token.
+    /// `true` if there is a refresh token.
     refreshable: bool,
     refresh_expires_at: Option<i64>,
     failures: i64,

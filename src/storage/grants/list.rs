@@ -9,14 +9,14 @@ use crate::domain::name::Name;
 use crate::storage::entity::grants;
 use crate::storage::rows;
 
-/// Which grants to list.
+/// The grants to list.
 #[derive(Debug, Clone)]
 pub struct ListFilter {
-    /// Whose.
+    /// The namespace.
     pub namespace: Name,
-    /// At which providers. Absent: any.
+    /// At which providers. `None`: any.
     pub providers: Option<Vec<Name>>,
-    /// Of which subjects. Absent: any.
+    /// The subjects. `None`: any.
     pub subjects: Option<Vec<SubjectFilter>>,
     /// After which grant of the order.
     pub after: Option<ListPosition>,

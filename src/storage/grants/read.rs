@@ -25,7 +25,7 @@ const QUICK_STATEMENTS: usize = 2;
 /// After this time a waiting read starts another statement: those under way are slow, or their connections hang.
 const SLOW: Duration = Duration::from_millis(100);
 
-/// The longest that a read waits: for a connection, and for a statement.
+/// The longest wait of a read, for a connection or for a statement.
 const LONGEST_WAIT: Duration = Duration::from_secs(11);
 
 /// The most reads of a batch.

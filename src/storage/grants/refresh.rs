@@ -14,27 +14,27 @@ use crate::domain::time::{Timestamp, millis};
 use crate::storage::entity::grants;
 use crate::storage::{Storage, StorageError};
 
-/// How long a replica may refresh a grant before another may claim it.
+/// The time for which a replica may refresh a grant before another may claim it.
 pub const LEASE: Duration = Duration::from_secs(15);
 
 /// The right to refresh one grant, until [`LEASE`] after it was claimed.
 #[derive(Debug, Clone)]
 pub struct Lease {
-    /// Who claimed it.
+    /// The holder of the lease.
     pub owner: Id,
     /// When it was claimed, on the database's clock: nothing that the provider issues for it is
     /// older.
     pub claimed_at: Timestamp,
-    /// What to send. Absent: the grant is not refreshable.
+    /// The refresh token to send. `None`: the grant is not refreshable.
     pub refresh_token: Option<SecretString>,
-    /// What to try once, should the provider refuse `refresh_token`.
+    /// The refresh token to try once if the provider refuses the first.
     pub fallback: Option<SecretString>,
-    /// Whether an earlier refresh may have been sent without its answer being stored.
+    /// `true` if an earlier refresh may have been sent without its answer being stored.
     pub intent_was_open: bool,
 }
 
-/// How far the database's clock may be from where a process expects it before a lease counts as not
-/// ended: a step forward makes living leases look as if they had.
+/// The deviation of the database's clock from the expected time up to which a lease counts as ended: a step forward
+/// makes living leases look as if they had.
 pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
 
 /// The terms on which a refresh may be claimed whose outcome is unknown, because its holder has not
@@ -174,7 +174,7 @@ impl Storage {
 
     /// Gives a lease back after a refresh that failed.
     ///
-    /// With `intent_stays` the grant goes on remembering that its refresh token may have been
+    /// With `intent_stays` the grant keeps the record that its refresh token may have been
     /// used. `wait` is how long no refresh is tried.
     ///
     /// # Errors
@@ -245,8 +245,8 @@ impl Storage {
         Expr::case(is_first, self.now_expr()).finally(since).into()
     }
 
-    /// Selects grants that nobody has a lease on. A lease that ends later than a new one would was
-    /// written before the clock was set back.
+    /// Selects grants without a lease. A lease that ends later than a new one would was written before the clock was
+    /// set back.
     pub(in crate::storage) fn lease_ended(&self) -> Condition {
         let column = || Expr::col(grants::Column::LeaseUntil);
         Condition::any()

@@ -14,14 +14,14 @@ use crate::storage::revocations::{
 };
 use crate::storage::{Storage, StorageError, Write, rows};
 
-/// What a revocation took away.
+/// The grant and tokens that a revocation has removed.
 #[derive(Debug)]
 pub struct Revoked {
-    /// Whether there was a grant or a token awaiting confirmation.
+    /// `true` if there was a grant or a token awaiting confirmation.
     pub found: bool,
-    /// Whether a refresh may be under way, which may yet mint another token.
+    /// `true` if a refresh may be under way, which may yet mint another token.
     pub intent_open: bool,
-    /// Whether tokens wait in the database for a key that opens them.
+    /// `true` if tokens wait in the database for a key that opens them.
     pub unopened: bool,
     /// The outbox entries, claimed for the caller to try at once.
     pub revocations: Vec<Revocation>,
@@ -127,7 +127,7 @@ impl Storage {
         Ok(())
     }
 
-    /// Opens a token that is to be revoked, or keeps it sealed until a key opens it.
+    /// Opens a token for its revocation, or keeps it sealed until a key opens it.
     fn doom(
         &self,
         doomed: &mut Doomed,

@@ -22,7 +22,7 @@ pub(in crate::storage) const SUPERSEDED_TOKENS: &str = "superseded_tokens";
 const MOST: u64 = 8;
 
 impl Storage {
-    /// Keeps the tokens of a grant that is about to get new ones. One that does not open is left out, for it could not
+    /// Keeps the tokens of a grant that gets new ones. A token that cannot be opened is left out, because it could not
     /// be revoked either.
     pub(super) async fn supersede(
         &self,

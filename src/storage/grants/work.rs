@@ -1,4 +1,4 @@
-//! What the workers look for among the grants.
+//! Finds grants with work for the workers.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use crate::domain::time::{Timestamp, millis};
 use crate::storage::entity::{grants, revocations};
 use crate::storage::{Storage, StorageError, rows};
 
-/// How long whoever claimed a grant for a refresh ahead of time has for it. After that, or where the
-/// refresh failed, it is looked at again.
+/// The time that the holder of a claim for a proactive refresh has. After it, or after a failure, the grant is looked
+/// at again.
 const LOOK: Duration = Duration::from_secs(60);
 
 /// The providers at which there is work that is due.
@@ -27,7 +27,7 @@ pub struct DueWork {
     pub revocations: Vec<Name>,
 }
 
-/// Which refreshes of unknown outcome to find.
+/// The refreshes in doubt to find.
 #[derive(Debug, Clone, Copy)]
 pub struct OpenIntents<'a> {
     /// Providers that accept a refresh token again for a while.
@@ -45,8 +45,8 @@ pub struct OpenIntents<'a> {
 }
 
 impl Storage {
-    /// Finds grants whose refresh token may have been sent without an outcome being stored, that nobody
-    /// has a lease on, and whose holder cannot store an outcome any more: the oldest first.
+    /// Finds refreshes in doubt whose lease has ended, and whose holder can no longer store an outcome: the oldest
+    /// first.
     ///
     /// # Errors
     ///
@@ -207,8 +207,8 @@ impl Storage {
         Ok(last)
     }
 
-    /// When a grant that was claimed is to be looked at again. Absent: not before it is used. Without
-    /// effect where it has been refreshed meanwhile, which sets the time itself.
+    /// Sets the time of the next look at a claimed grant. `None`: not before its next use. Has no effect if the grant
+    /// was refreshed in between, which sets the time itself.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Tokens that are to be revoked enter the outbox here, unless that would end a grant that lives.
+//! Puts tokens into the outbox, unless their revocation would end a living grant.
 
 use std::time::Duration;
 
@@ -16,21 +16,21 @@ use crate::domain::token::{DoomedToken, RawAnswer, TokenKind};
 use crate::storage::entity::{authorizations, grants, revocations};
 use crate::storage::{Storage, StorageError, Write};
 
-/// How long the broker tries to revoke a token whose lifetime it does not know.
+/// The time for which the broker tries to revoke a token whose lifetime it does not know.
 const LONGEST: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// How tokens of one provider are disposed of.
+/// The disposal of one provider's tokens.
 #[derive(Clone, Copy)]
 pub struct Disposal<'a> {
-    /// Whether the provider has a way to revoke. Without one they are deleted alone.
+    /// `true` if the provider has a way to revoke. Without one they are deleted alone.
     pub revocable: bool,
-    /// What else a revocation ends there, apart from the token.
+    /// The tokens that a revocation ends beside the one that it names.
     pub reach: RevocationReach,
     /// Reads the tokens of an answer that was never confirmed.
     pub read: &'a (dyn Fn(&RawAnswer, Timestamp) -> Vec<DoomedToken> + Send + Sync),
 }
 
-/// Tokens of one key that are to be revoked.
+/// Tokens of one key for the outbox.
 pub(in crate::storage) struct NewRevocations<'a> {
     pub(in crate::storage) key: &'a GrantKey,
     pub(in crate::storage) identity: &'a str,
@@ -48,8 +48,7 @@ impl<'a> NewRevocations<'a> {
     }
 }
 
-/// A token that is to be revoked and does not open: its key is not here, or is another one under the
-/// same id.
+/// A token for the outbox that cannot be opened: its key is missing, or is another one under the same id.
 #[derive(Debug)]
 pub(in crate::storage) struct UnopenedToken {
     pub(in crate::storage) kind: TokenKind,
@@ -60,12 +59,12 @@ pub(in crate::storage) struct UnopenedToken {
     pub(in crate::storage) expires_at: Option<Timestamp>,
 }
 
-/// Who makes the first attempt for a new entry.
+/// The maker of the first attempt for a new entry.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::storage) enum FirstAttempt {
     /// The caller, at once: the entries are claimed for it.
     Caller,
-    /// Whoever works on the outbox next.
+    /// The next worker on the outbox.
     Outbox,
 }
 
@@ -165,7 +164,7 @@ fn arriving() -> SelectStatement {
     select
 }
 
-/// Whether an authorization of the key has tokens, or is about to.
+/// Selects an authorization of the key that has tokens, or is about to.
 fn arriving_grant_exists(key: &GrantKey) -> SelectStatement {
     let mut select = arriving();
     select
@@ -198,7 +197,7 @@ pub(super) fn arriving_grant_of_row() -> SelectStatement {
     select
 }
 
-/// Whether anybody has a grant at the provider.
+/// Selects a grant at the provider.
 fn any_grant_exists(provider: &Name) -> SelectStatement {
     let mut select = Query::select();
     select
@@ -211,7 +210,7 @@ fn any_grant_exists(provider: &Name) -> SelectStatement {
     select
 }
 
-/// Whether the key has a grant.
+/// Selects the grant of the key.
 fn living_grant_exists(key: &GrantKey) -> SelectStatement {
     let mut select = Query::select();
     select

@@ -21,7 +21,7 @@ use token_broker::storage::{
 
 const SCOPES: &str = "email profile";
 
-/// How many grants are made at once.
+/// The number of grants that are made at once.
 const AT_ONCE: usize = 16;
 
 /// Makes grants of the bot `helper` at the provider `acme`, in a database and at that provider.

@@ -16,7 +16,7 @@ struct Rules {
     frozen_below: u64,
     /// None is let through, and those that were are closed.
     cut: bool,
-    /// How long everything takes in either direction.
+    /// The time that everything takes in either direction.
     delay: Duration,
 }
 
@@ -50,7 +50,7 @@ impl Proxy {
         (proxy, through)
     }
 
-    /// How many connections were made so far.
+    /// The number of connections that were made so far.
     pub fn connections(&self) -> u64 {
         self.made.load(Ordering::SeqCst)
     }

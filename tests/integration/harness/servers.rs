@@ -10,7 +10,7 @@ use tokio::process::{Child, Command};
 use super::browser::client;
 use super::tools::{self, find, root};
 
-/// How long a server may take to start.
+/// The time that a server may take to start.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Which server.

@@ -1,7 +1,7 @@
 //! How much the tests that break things do: CI a tenth of what `scripts/soak` does. What they draw at
 //! random comes of one seed.
 
-/// Whether all is to be done, and not the tenth that CI does.
+/// Returns `true` if all is to be done, and not the tenth that CI does.
 pub fn is_full() -> bool {
     std::env::var("TOKEN_BROKER_SOAK").is_ok_and(|value| value == "full")
 }

@@ -40,7 +40,7 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Whether tests that need a tool can run.
+/// Returns `true` if tests that need a tool can run.
 pub fn is_there(tool: &str) -> bool {
     match tool {
         POSTGRESQL => postgres::binaries().is_some(),

@@ -216,12 +216,12 @@ impl Issuer {
         self.0.held.send_replace(false);
     }
 
-    /// How often a path was called.
+    /// The number of times that a path was called.
     pub fn hits(&self, path: &str) -> usize {
         self.said().hits.get(path).copied().unwrap_or_default()
     }
 
-    /// How many pairs of tokens were given out.
+    /// The number of pairs of tokens that were issued.
     pub fn tokens(&self) -> usize {
         self.said().tokens
     }

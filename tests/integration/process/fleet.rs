@@ -62,10 +62,10 @@ pub fn trials() -> Vec<Trial> {
     all.into_iter().flatten().collect()
 }
 
-/// How long a silent replica may still hold a response.
+/// The time for which a silent replica may still hold a response.
 const REPLICA_TIMEOUT: &str = "TOKEN_BROKER__DATABASE__REPLICA_TIMEOUT";
 
-/// How many replicas a fleet has.
+/// The number of replicas that a fleet has.
 const REPLICAS: usize = 3;
 
 /// Clients of the replicas that live.
@@ -205,7 +205,7 @@ impl Fleet {
         self.count("SELECT count(*) FROM grants WHERE intent_at IS NOT NULL").await
     }
 
-    /// How many refreshes are open whose replicas have ended: those that stay open for longer than a
+    /// The number of refreshes that are open whose replicas have ended: those that stay open for longer than a
     /// living one needs, and for less than a lease lasts.
     async fn left_open(&self) -> usize {
         let open = "SELECT encode(id, 'hex') || lease_until AS lease FROM grants \

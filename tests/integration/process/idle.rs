@@ -1,4 +1,4 @@
-//! How many statements a replica runs when there is nothing to do.
+//! The number of statements that a replica runs when there is nothing to do.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub fn trials() -> Vec<Trial> {
     )]
 }
 
-/// How many statements the broker has run in this database.
+/// The number of statements that the broker has run in this database.
 async fn statements(database: &DatabaseConnection) -> i64 {
     let sql = "SELECT COALESCE(sum(calls), 0)::BIGINT AS calls FROM pg_stat_statements \
                JOIN pg_database ON pg_database.oid = dbid WHERE datname = current_database() \

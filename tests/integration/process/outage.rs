@@ -20,10 +20,10 @@ pub fn trials() -> Vec<Trial> {
     )]
 }
 
-/// How often each call is made. A single one that waited for a connection took 5 s.
+/// The number of times that each call is made. A single one that waited for a connection took 5 s.
 const TIMES: u32 = 20;
 
-/// How long a token is served without a look at the database.
+/// The time for which a token is served without a look at the database.
 const MAX_AGE: Duration = Duration::from_secs(1);
 
 async fn no_call_waits() {

@@ -11,7 +11,7 @@ const SHORTEST: usize = 8;
 /// Secrets to look for, all in one pass, for a log may be long.
 #[derive(Default)]
 pub struct Needles {
-    /// Which secret and which form of it, and its bytes, by how they start.
+    /// Each secret and the form of it, and its bytes, by how they start.
     by_start: HashMap<[u8; SHORTEST], Vec<(String, Vec<u8>)>>,
 }
 

@@ -24,7 +24,7 @@ use super::weather::Weather;
 use crate::harness::Browser;
 use crate::harness::world::{authorize, get_token};
 
-/// How long an access token of the provider lives.
+/// The time for which an access token of the provider lives.
 pub const TOKEN_LIFETIME: Duration = Duration::from_secs(300);
 
 pub struct Site {

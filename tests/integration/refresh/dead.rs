@@ -81,7 +81,7 @@ struct Shared(Mutex<State>);
 
 struct State {
     target: Option<SocketAddr>,
-    /// Whether grants that are made now are to die.
+    /// `true` if grants that are made now are to die.
     dying: bool,
     dead: HashSet<String>,
     calls: HashMap<String, usize>,

@@ -53,12 +53,12 @@ impl Raw {
         raw
     }
 
-    /// How many connections there were.
+    /// The number of connections that there were.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 
-    /// How many bytes of answers the other side, or the sockets between, have taken.
+    /// The number of bytes of answers that the other side, or the sockets between, have taken.
     pub fn taken(&self) -> usize {
         self.taken.load(Ordering::SeqCst)
     }

@@ -27,7 +27,7 @@ use token_broker::storage::{
 use crate::harness::world::{BEGINNING, name};
 use crate::harness::{pooler, postgres, tools, trial, trial_with};
 
-/// How long links, codes and access tokens of these tests live.
+/// The time for which links, codes and access tokens of these tests live.
 pub const LINK_TTL: Duration = Duration::from_secs(600);
 pub const CONFIRMATION_TTL: Duration = Duration::from_secs(300);
 pub const TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
@@ -382,7 +382,7 @@ impl Store {
         values(&self.storage.claim_revocations(&name("acme"), 100).await.expect("storage"))
     }
 
-    /// How many entries the outbox has, due or not.
+    /// The number of entries that the outbox has, due or not.
     pub async fn doomed(&self) -> u64 {
         self.storage.count_revocations().await.expect("storage")
     }

@@ -8,7 +8,7 @@ use token_broker::storage::{Committed, ListFilter, SubjectFilter};
 use super::backend::{Backend, Store, TAKEOVER, at_once, disposal, exposed, key, keyring, tokens};
 use crate::harness::world::name;
 
-/// How often each of a crowd refreshes.
+/// The number of times that each of a crowd refreshes.
 const ROUNDS: i64 = 4;
 
 pub fn trials<B: Backend>() -> Vec<Trial> {

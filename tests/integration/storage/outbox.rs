@@ -11,7 +11,7 @@ use super::backend::{
 };
 use crate::harness::world::name;
 
-/// How long a claim lasts.
+/// The time that a claim lasts.
 const CLAIM: Duration = Duration::from_secs(15);
 
 pub fn trials<B: Backend>() -> Vec<Trial> {

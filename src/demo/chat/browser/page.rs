@@ -21,9 +21,9 @@ pub(super) fn heading(html: &str) -> Option<&str> {
 
 /// A start or end tag.
 struct Tag<'a> {
-    /// What is between `<` and `>`.
+    /// The text between `<` and `>`.
     inside: &'a str,
-    /// What follows up to the next tag.
+    /// The text up to the next tag.
     text: &'a str,
 }
 

@@ -1,4 +1,4 @@
-//! A prompt with line editing and history, and room above it for what comes meanwhile.
+//! A prompt with line editing and history, and room above it for messages that arrive.
 
 use std::io;
 use std::sync::mpsc;
@@ -22,7 +22,7 @@ pub(in super::super) struct Prompt {
     /// For what is to stand above a prompt that waits.
     above: mpsc::Sender<String>,
     waits: bool,
-    /// What the terminal was like before line editing changed it.
+    /// The terminal's settings before line editing changed them.
     before: Option<Termios>,
 }
 
@@ -57,7 +57,7 @@ impl Prompt {
         typed.transpose()
     }
 
-    /// Whether the prompt is there, and the user may be typing.
+    /// Returns `true` if the prompt is shown, and the user may be typing.
     pub(super) fn waits(&self) -> bool {
         self.waits
     }

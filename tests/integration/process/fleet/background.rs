@@ -19,7 +19,7 @@ pub fn trials() -> Vec<Trial> {
     )]
 }
 
-/// How long the provider takes for a call.
+/// The time that the provider takes for a call.
 const SLOW: Duration = Duration::from_secs(3);
 
 async fn callers_first() {

@@ -120,7 +120,7 @@ impl Load {
 /// What came of rounds in each of which one replica or two were killed under load.
 struct Outcome {
     fleet: Fleet,
-    /// How many refreshes were open when replicas were killed, at most.
+    /// The number of refreshes that were open when replicas were killed, at most.
     open: usize,
     lost: usize,
 }

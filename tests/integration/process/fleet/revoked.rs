@@ -60,7 +60,7 @@ async fn revoked() {
     }
 }
 
-/// How long a replica may go on serving what was revoked on another.
+/// The time for which a replica may go on serving what was revoked on another.
 const MAX_AGE: Duration = Duration::from_secs(20);
 
 async fn noticed() {
@@ -117,7 +117,7 @@ async fn watched() {
     assert_eq!(states.last(), Some(&AuthorizationState::Authorized));
 }
 
-/// How long an answer takes from a replica to its caller here, on a busy machine.
+/// The time that an answer takes from a replica to its caller here, on a busy machine.
 const ON_ITS_WAY: Duration = Duration::from_secs(2);
 
 /// Refreshes and a revocation of the same grant, on different replicas, at about the same moment.
