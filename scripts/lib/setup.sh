@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# What the tests and the lints need besides Rust. Sourced by scripts/test, scripts/soak and .ci/run, which stand in
+# Installs what the tests and the lints need beside Rust. Sourced by scripts/test, scripts/soak and .ci/run, which stand in
 # the repository's root and have set SELF, their own name.
 #
 # One function a tool: need_<tool> returns 0 when the tool can be used. Otherwise it has said why not,
-# and returns 1; what that means is its caller's to say. Nothing is installed that is there already.
+# and returns 1; what that means is its caller's to say. An installed tool is not installed again.
 # A tool is looked for where tests/integration/harness/tools.rs looks for it.
 
 # shellcheck source=scripts/tools.versions
@@ -123,7 +123,7 @@ need_python_packages() {
         skipped_tests "Python packages" "python3 is not installed"
         return 1
     fi
-    # Begun anew, so that the copy stands for a complete installation. Debian keeps what makes one in
+    # Started again, so that the copy stands for a complete installation. Debian keeps what makes one in
     # a package of its own.
     if ! install "python environment" python3 -m venv --clear "$venv" &&
         ! { install "python3-venv" system_packages python3-venv &&
