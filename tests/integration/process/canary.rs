@@ -14,6 +14,10 @@ use super::site::{CLIENT_SECRET, ENCRYPTION_KEY, Site};
 use crate::harness::world::{api_key, authorize, get_token, key};
 use crate::harness::{Browser, trial};
 
+/// The most that can be logged: libraries log warnings unless they are named.
+const EVERYTHING: &str = "trace,h2=trace,hyper=trace,hyper_util=trace,reqwest=trace,rustls=trace,sea_orm=trace,\
+     sea_orm_migration=trace,sqlx=trace,tokio_util=trace,tonic=trace,tower=trace,want=trace";
+
 pub fn trials() -> Vec<Trial> {
     vec![
         trial("process::canary::the_search_finds_what_is_there", search_works),
@@ -81,7 +85,7 @@ impl Told {
 async fn nowhere() {
     let site = Site::new().await;
     let mut command = site.command(&["serve"]);
-    command.env("TOKEN_BROKER__TELEMETRY__LOG", "trace");
+    command.env("TOKEN_BROKER__TELEMETRY__LOG", EVERYTHING);
     let serving = Serving::start(command).await;
     let (mut secrets, mut told) = (Secrets::default(), Told::default());
     secrets.note("the bot's API key", api_key("helper").expose());
