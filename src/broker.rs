@@ -4,20 +4,20 @@ pub mod authorize;
 mod background;
 mod boot_instant;
 mod cache;
+pub mod callback;
 pub mod caller;
 pub mod cancel;
-pub mod complete;
 pub mod confirm;
 mod database_health;
 pub mod error;
-pub mod follow;
-pub mod lend;
-mod link;
+pub mod get_token;
 pub mod list;
+mod oauth_state;
 pub mod refresh;
 pub mod revoke;
 mod settings;
 mod used;
+pub mod watch_authorization;
 mod watchers;
 
 use std::collections::BTreeMap;
@@ -31,9 +31,9 @@ use tracing::Instrument;
 
 pub use boot_instant::BootInstant;
 pub use cache::{Bounds, CacheCounts, CachedToken, NO_CACHE};
-pub use complete::redirect_uri;
+pub use callback::redirect_uri;
 pub use error::BrokerError;
-pub use link::BrowserSecret;
+pub use oauth_state::BrowserSecret;
 pub use settings::{CallLimits, Settings};
 
 use self::database_health::{DatabaseHealth, Sharing};
@@ -63,8 +63,8 @@ pub struct Broker {
     providers: Directory,
     bots: BTreeMap<Name, Arc<Bot>>,
     settings: Settings,
-    flights: refresh::Flights,
-    breakers: BTreeMap<Name, refresh::Breaker>,
+    flights: refresh::SingleFlight,
+    breakers: BTreeMap<Name, refresh::CircuitBreaker>,
     /// Work that outlives its caller: it is awaited at shutdown.
     tasks: TaskTracker,
     draining: CancellationToken,
@@ -113,14 +113,14 @@ impl Broker {
             random: parts.random,
             providers: Directory::new(parts.http, parts.providers),
             bots,
-            flights: refresh::Flights::default(),
+            flights: refresh::SingleFlight::default(),
             breakers,
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
             database: DatabaseHealth::new(sharing),
             used: used::Used::default(),
             watchers: Arc::default(),
-            browser_permits: Semaphore::new(complete::BROWSER_PERMITS),
+            browser_permits: Semaphore::new(callback::BROWSER_PERMITS),
             metrics: parts.metrics,
             cache: cache::TokenCache::new(parts.settings.cache),
             settings: parts.settings,

@@ -234,7 +234,7 @@ async fn broker(
             confirmation_ttl: Duration::from_secs(5 * 60),
             cache: NO_CACHE,
             // What happens is what the user asks for.
-            refresh_ahead: false,
+            proactive_refresh: false,
             replica_timeout: Duration::from_secs(60),
             limits: CallLimits::default(),
         },

@@ -1,4 +1,4 @@
-//! token-broker keeps OAuth 2.0 tokens of chat users, and lends access tokens to bots over gRPC.
+//! token-broker keeps OAuth 2.0 tokens of chat users, and issues access tokens to bots over gRPC.
 //!
 //! # Map
 //!

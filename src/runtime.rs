@@ -21,6 +21,7 @@ use crate::{grpc, http, workers};
 
 /// The time that calls under way may take to end.
 const CALLS_END: Duration = Duration::from_secs(12);
+const _: () = assert!(CALLS_END.as_secs() > crate::provider::http::TIMEOUT.as_secs());
 
 /// The time for which health streams stay open after their last message.
 const WATCHERS_END: Duration = Duration::from_secs(1);
@@ -134,8 +135,8 @@ pub async fn run(
     parts.spawn(once(Box::pin(workers::revocations::run(Arc::clone(&broker), work.clone()))));
     parts.spawn(once(Box::pin(workers::figures::run(Arc::clone(&broker)))));
     parts.spawn(once(Box::pin(workers::sweep::run(Arc::clone(&broker)))));
-    if broker.settings().refresh_ahead {
-        parts.spawn(once(Box::pin(workers::refresh_ahead::run(Arc::clone(&broker), work))));
+    if broker.settings().proactive_refresh {
+        parts.spawn(once(Box::pin(workers::proactive_refresh::run(Arc::clone(&broker), work))));
     }
 
     let ListenerLimits { grpc, http, ops, http_rate } = listeners.limits;

@@ -31,15 +31,17 @@ use sea_orm::sea_query::{LockBehavior, LockType, SelectStatement};
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, UpdateMany};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-pub use authorizations::{Answered, Arrival, Awaiting, Begun, NewAuthorization, Seen, Swept};
+pub use authorizations::{
+    Answered, Arrival, Awaiting, Begun, NewAuthorization, StoredAuthorization, Swept,
+};
 pub use changes::{Change, Changes};
 pub use clock::Clock;
 pub use connect::{MissingFile, Settings};
 pub use error::{ErrorKind, StorageError};
 pub use figures::Backlog;
 pub use grants::{
-    CLOCK_TOLERANCE, Committed, DueWork, Held, LEASE, Lease, ListFilter, ListPosition, OpenIntents,
-    Revoked, SubjectFilter, Takeover,
+    CLOCK_TOLERANCE, Committed, DueWork, LEASE, Lease, ListFilter, ListPosition, OpenIntents,
+    Revoked, StoredGrant, SubjectFilter, Takeover,
 };
 pub use keys::{Forgotten, KeyReport};
 pub use migrate::MigrationStatus;

@@ -6,7 +6,7 @@ pub mod contact;
 pub mod due;
 pub mod figures;
 mod lanes;
-pub mod refresh_ahead;
+pub mod proactive_refresh;
 pub mod refresh_recovery;
 pub mod revocations;
 pub mod sweep;

@@ -25,9 +25,9 @@ impl Broker {
             return Ok(Vec::new());
         }
         // One whose places are all taken must not fill the batch.
-        let providers = providers
-            .iter()
-            .filter(|name| self.breakers.get(*name).is_some_and(refresh::Breaker::can_recover));
+        let providers = providers.iter().filter(|name| {
+            self.breakers.get(*name).is_some_and(refresh::CircuitBreaker::can_recover)
+        });
         let without_grace = |name: &Name| {
             self.providers.get(name.as_str()).is_none_or(|p| p.refresh_grace.is_zero())
         };

@@ -16,7 +16,7 @@ use crate::domain::grant::{Grant, GrantKey, KeyHash};
 use crate::domain::id::Id;
 use crate::domain::time::Timestamp;
 use crate::domain::token::AccessToken;
-use crate::storage::Held;
+use crate::storage::StoredGrant;
 
 /// Into how many parts keys are sorted, each with a count of its invalidations.
 const PARTS: usize = 256;
@@ -119,8 +119,8 @@ impl CachedToken {
     }
 
     /// The same as a read of the database would give it.
-    pub(super) fn into_held(self) -> Held {
-        Held {
+    pub(super) fn into_held(self) -> StoredGrant {
+        StoredGrant {
             grant: self.entry.grant.clone(),
             access_token: Some(self.entry.token.clone()),
             leased: false,
@@ -182,7 +182,7 @@ impl TokenCache {
     }
 
     /// Keeps what was read, unless it may have changed since the read began.
-    pub(super) fn put(&self, ticket: Ticket, held: &Held) {
+    pub(super) fn put(&self, ticket: Ticket, held: &StoredGrant) {
         let current = || self.part(ticket.hash).load(Ordering::SeqCst) == ticket.invalidations;
         let Some(token) = held.access_token.as_ref().filter(|_| !self.is_off() && current()) else {
             return;

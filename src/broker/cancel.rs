@@ -1,6 +1,6 @@
 //! CancelAuthorization: the link no longer works, and tokens that awaited confirmation go.
 
-use super::follow::View;
+use super::watch_authorization::View;
 use super::{Broker, BrokerError};
 use crate::domain::authorization::State;
 use crate::domain::bot::Bot;

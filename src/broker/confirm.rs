@@ -1,6 +1,6 @@
 //! ConfirmAuthorization: the code comes back from the chat.
 
-use super::link::code_matches;
+use super::oauth_state::code_matches;
 use super::{Broker, BrokerError};
 use crate::domain::authorization::{Failure, State};
 use crate::domain::bot::Bot;

@@ -4,10 +4,10 @@
 //! that no caller can cancel; among processes, a lease in the database lets one through. The answer
 //! is committed by compare-and-swap on the edition of the tokens that was read.
 
-mod breaker;
-mod flight;
+mod circuit_breaker;
 mod send;
 mod settle;
+mod single_flight;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,21 +15,21 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 
-pub(super) use breaker::Breaker;
-pub(super) use flight::Flights;
+pub(super) use circuit_breaker::CircuitBreaker;
+pub(super) use single_flight::SingleFlight;
 
-use super::lend::{Lent, allowed, reauthorization};
+use super::get_token::{IssuedToken, allowed, reauthorization};
 use super::{Broker, BrokerError};
 use crate::crypto::sealed::length_prefixed;
-use crate::domain::ahead::{self, Due, Facts};
 use crate::domain::bot::Bot;
 use crate::domain::grant::{Grant, GrantKey, GrantState};
 use crate::domain::name::Name;
+use crate::domain::proactive_refresh::{self, Due, Facts};
 use crate::domain::scope::Scopes;
 use crate::domain::time::Timestamp;
 use crate::domain::token::AccessToken;
 use crate::provider::ProviderError;
-use crate::storage::Held;
+use crate::storage::StoredGrant;
 
 /// A request to refresh a grant.
 #[derive(Debug, Clone)]
@@ -50,7 +50,7 @@ impl Broker {
         self: &Arc<Self>,
         bot: &Bot,
         request: RefreshRequest,
-    ) -> Result<Lent, BrokerError> {
+    ) -> Result<IssuedToken, BrokerError> {
         self.admit(bot, &request.key)?;
         let held = self.held(&request.key).await?;
         let another = held
@@ -59,7 +59,7 @@ impl Broker {
             .filter(|token| token.is_living(held.now))
             .is_some_and(|token| request.etag != etag(&held.grant, token));
         if another && !request.etag.is_empty() {
-            return self.lend_to(bot, held, &Scopes::default());
+            return self.issue(bot, held, &Scopes::default());
         }
         if held.grant.state == GrantState::ReauthorizationRequired {
             return Err(reauthorization(&request.key));
@@ -76,7 +76,7 @@ impl Broker {
         // A bot that may not have the token must not cause a call to the provider either.
         allowed(bot, &request.key, held.grant.requested_scopes())?;
         let refreshed = self.refreshed(&held).await?;
-        self.lend_to(bot, refreshed, &Scopes::default())
+        self.issue(bot, refreshed, &Scopes::default())
     }
 
     /// Recovers a refresh in doubt: sends the refresh token again. Returns `true` on success.
@@ -100,7 +100,10 @@ impl Broker {
             idle: provider.refresh_idle,
             refresh_expires_at: grant.refresh_expires_at,
         };
-        let due = match (ahead::due(facts, now), self.stopped_for(&grant.key.provider, now)) {
+        let due = match (
+            proactive_refresh::due(facts, now),
+            self.stopped_for(&grant.key.provider, now),
+        ) {
             (Due::Now, Some(wait)) => Due::At(now + wait),
             (due, _) => due,
         };
@@ -131,14 +134,17 @@ impl Broker {
     }
 
     /// Returns the grant if it has the same version still and is not being refreshed.
-    async fn still_open(&self, grant: &Grant) -> Option<Held> {
+    async fn still_open(&self, grant: &Grant) -> Option<StoredGrant> {
         // Where it cannot be read, it has been revoked, or a worker finds it again.
         let held = self.held(&grant.key).await.ok()?;
         (held.grant.version == grant.version && !held.leased).then_some(held)
     }
 
     /// The grant after a refresh of this edition, by this process or another.
-    pub(super) async fn refreshed(self: &Arc<Self>, held: &Held) -> Result<Held, BrokerError> {
+    pub(super) async fn refreshed(
+        self: &Arc<Self>,
+        held: &StoredGrant,
+    ) -> Result<StoredGrant, BrokerError> {
         if self.draining.is_cancelled() {
             return Err(BrokerError::Overloaded);
         }
@@ -149,7 +155,7 @@ impl Broker {
 
 /// Returns the reason why no refresh is tried now: the grant is dead, or waits after a failure, whose error is
 /// repeated.
-fn refusal(held: &Held) -> Result<(), BrokerError> {
+fn refusal(held: &StoredGrant) -> Result<(), BrokerError> {
     let grant = &held.grant;
     if grant.state == GrantState::ReauthorizationRequired {
         return Err(reauthorization(&grant.key));
@@ -172,7 +178,7 @@ fn last_failure(grant: &Grant, retry_after: Duration) -> BrokerError {
 
 /// The result of another refresh that has ended since a grant was read. An edition without a new access token is no
 /// success for a caller that needs one.
-fn done_elsewhere(before: &Grant, now: &Held) -> Option<Result<(), BrokerError>> {
+fn done_elsewhere(before: &Grant, now: &StoredGrant) -> Option<Result<(), BrokerError>> {
     let after = &now.grant;
     if after.id == before.id && after.version == before.version {
         return None;

@@ -173,7 +173,9 @@ impl Broker {
                 http.revoke(&server, revocation.kind, &revocation.token).await
             }
             Ok(Err(error)) => Err(error),
-            Err(_) => Err(ProviderError::NotSent("the issuer did not answer in time".to_owned())),
+            Err(_) => {
+                Err(ProviderError::ConnectError("the issuer did not answer in time".to_owned()))
+            }
         };
         match revoked {
             Ok(()) => {

@@ -19,7 +19,7 @@ pub struct Settings {
     /// The time for which a token that was read may be served.
     pub cache: Bounds,
     /// `true` if grants are refreshed ahead of time, without a caller.
-    pub refresh_ahead: bool,
+    pub proactive_refresh: bool,
     /// The time for which a replica that writes no heartbeat may still hold the response to a refresh.
     pub replica_timeout: Duration,
     /// The limits of calls.

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::domain::id::Id;
 
-/// The grants that were lent since it was last written down. At most [`MOST`] of them: it is a help
+/// The grants whose tokens were issued since they were last recorded. At most [`MOST`] of them: it is a help
 /// to the worker that refreshes ahead, and no record.
 #[derive(Debug, Default)]
 pub(super) struct Used(Mutex<HashSet<Id>>);

@@ -117,7 +117,7 @@ pub fn broker(config: &Config, storage: Storage, metrics: Metrics) -> anyhow::Re
             link_ttl: config.authorizations.link_ttl,
             confirmation_ttl: config.authorizations.confirmation_ttl,
             cache: config.cache,
-            refresh_ahead: true,
+            proactive_refresh: true,
             replica_timeout: config.database.replica_timeout,
             limits: config.grpc.limits,
         },

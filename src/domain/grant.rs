@@ -185,7 +185,7 @@ pub struct Grant {
     pub next_attempt_at: Option<Timestamp>,
     /// The last failure, as the provider layer records it.
     pub last_error: Option<String>,
-    /// When a bot was last lent the access token, as far as it has been written down.
+    /// When the access token was last issued to a bot, as last recorded.
     pub last_used_at: Option<Timestamp>,
 }
 

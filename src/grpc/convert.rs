@@ -12,10 +12,10 @@ pub(super) use pages::{grants_page, providers_page};
 use super::error::{CallError, Violation};
 use crate::broker::authorize::{AuthorizeRequest, Start, Started};
 use crate::broker::confirm::ConfirmRequest;
-use crate::broker::follow::View;
-use crate::broker::lend::{LendRequest, Lent};
+use crate::broker::get_token::{GetTokenRequest, IssuedToken};
 use crate::broker::refresh::{RefreshRequest, etag};
 use crate::broker::revoke::RevocationState;
+use crate::broker::watch_authorization::View;
 use crate::broker::{BrokerError, CachedToken};
 use crate::domain::authorization::{Flow, Options, State};
 use crate::domain::grant::{Account, Grant, GrantKey, GrantState, Subject};
@@ -178,8 +178,8 @@ pub(super) fn authorize_request(
     violations.finish(key.zip(scopes).map(|(key, scopes)| AuthorizeRequest { key, scopes, start }))
 }
 
-pub(super) fn get_token_response(lent: Lent) -> proto::GetTokenResponse {
-    proto::GetTokenResponse { token: Some(token(lent)) }
+pub(super) fn get_token_response(issued: IssuedToken) -> proto::GetTokenResponse {
+    proto::GetTokenResponse { token: Some(token(issued)) }
 }
 
 pub(super) fn cached_response(hit: &CachedToken) -> proto::GetTokenResponse {
@@ -187,10 +187,10 @@ pub(super) fn cached_response(hit: &CachedToken) -> proto::GetTokenResponse {
     proto::GetTokenResponse { token: Some(token_message(hit.grant(), hit.token(), etag)) }
 }
 
-pub(super) fn lend_request(
+pub(super) fn get_token_request(
     namespace: &Name,
     request: proto::GetTokenRequest,
-) -> Result<LendRequest, CallError> {
+) -> Result<GetTokenRequest, CallError> {
     let mut violations = Violations::default();
     let key = violations.key(namespace, request.key);
     let scopes = violations.scopes(&request.scopes);
@@ -206,7 +206,7 @@ pub(super) fn lend_request(
     violations.plain_token_only(&request.token_set, &request.resources);
     let start =
         request.start_authorization.map(|options| start(&mut violations, &IN_GET_TOKEN, options));
-    violations.finish(key.zip(scopes).map(|(key, scopes)| LendRequest {
+    violations.finish(key.zip(scopes).map(|(key, scopes)| GetTokenRequest {
         key,
         min_ttl,
         scopes,
@@ -344,8 +344,8 @@ pub(super) fn public_state_name(state: &State) -> &'static str {
     name.strip_prefix("AUTHORIZATION_STATE_").unwrap_or(name)
 }
 
-pub(super) fn token(lent: Lent) -> proto::Token {
-    token_message(&lent.grant, &lent.token, etag(&lent.grant, &lent.token))
+pub(super) fn token(issued: IssuedToken) -> proto::Token {
+    token_message(&issued.grant, &issued.token, etag(&issued.grant, &issued.token))
 }
 
 fn token_message(grant: &Grant, token: &AccessToken, etag: String) -> proto::Token {

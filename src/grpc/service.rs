@@ -277,11 +277,11 @@ impl TokenBrokerService for Service {
     ) -> Result<Response<proto::GetTokenResponse>, Status> {
         let admitted = Self::admitted(&request)?;
         let bot = &admitted.caller.bot;
-        let request = convert::lend_request(&bot.namespace, request.into_inner());
+        let request = convert::get_token_request(&bot.namespace, request.into_inner());
         // A cached token costs no span, unless its caller records the trace, and takes no place of a call.
         if !admitted.call.is_recorded()
             && let Ok(request) = &request
-            && let Some(hit) = self.broker.lend_cached(bot, request)
+            && let Some(hit) = self.broker.get_cached_token(bot, request)
         {
             admitted.caller.count(admitted.call.method, None);
             admitted.call.answered();
@@ -291,10 +291,10 @@ impl TokenBrokerService for Service {
         let recorded = admitted.call.is_recorded();
         let ended = self.run(admitted, |broker, bot| async move {
             let request = request?;
-            if recorded && let Some(hit) = broker.lend_cached(&bot, &request) {
+            if recorded && let Some(hit) = broker.get_cached_token(&bot, &request) {
                 return Ok(convert::cached_response(&hit));
             }
-            Ok(convert::get_token_response(broker.lend(&bot, request).await?))
+            Ok(convert::get_token_response(broker.get_token(&bot, request).await?))
         });
         // Boxed: its state is large, and would be allocated for cached tokens too.
         Box::pin(ended).await.map(|(_, response)| Response::new(response))
@@ -306,8 +306,8 @@ impl TokenBrokerService for Service {
     ) -> Result<Response<proto::RefreshResponse>, Status> {
         self.call(request, |broker, bot, message| async move {
             let request = convert::refresh_request(&bot.namespace, message)?;
-            let lent = broker.refresh(&bot, request).await?;
-            Ok(proto::RefreshResponse { token: Some(convert::token(lent)) })
+            let issued = broker.refresh(&bot, request).await?;
+            Ok(proto::RefreshResponse { token: Some(convert::token(issued)) })
         })
         .await
     }

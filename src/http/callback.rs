@@ -9,7 +9,7 @@ use url::form_urlencoded;
 
 use super::{SharedBroker, browser, page};
 use crate::broker::Broker;
-use crate::broker::complete::{Problem, Redirect};
+use crate::broker::callback::{CallbackError, Redirect};
 use crate::provider::OAuthError;
 
 /// The longest parameter that is read, in bytes.
@@ -28,17 +28,17 @@ pub(super) async fn callback(
     headers: HeaderMap,
 ) -> Response {
     let Ok(Path(provider)) = provider else {
-        return page::problem(&Problem::UnknownRedirect);
+        return page::problem(&CallbackError::UnknownRedirect);
     };
     let mut query = query.unwrap_or_default();
     if let Some(sealed) = only_sealed(&query) {
         match open(&broker, &provider, &sealed) {
             Some(form) => query = form,
-            None => return page::problem(&Problem::UnknownRedirect),
+            None => return page::problem(&CallbackError::UnknownRedirect),
         }
     }
     let browsers = browser::secrets(&headers, &broker.settings().public_url);
-    page::landing(&broker.complete(parse(provider, &query), browsers).await)
+    page::of_callback(&broker.callback(parse(provider, &query), browsers).await)
 }
 
 /// `response_mode=form_post`: a cross-site POST comes without the Lax cookie, so the browser is
@@ -49,10 +49,10 @@ pub(super) async fn form_post(
     form: String,
 ) -> Response {
     let Ok(Path(provider)) = provider else {
-        return page::problem(&Problem::UnknownRedirect);
+        return page::problem(&CallbackError::UnknownRedirect);
     };
     if broker.providers().get(&provider).is_none() {
-        return page::problem(&Problem::UnknownRedirect);
+        return page::problem(&CallbackError::UnknownRedirect);
     }
     // What is read of it alone: a form may also have an ID token, too long for a URL.
     let read =

@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Response};
 use url::Url;
 
-use crate::broker::complete::{Landing, Problem};
+use crate::broker::callback::{CallbackError, CallbackOutcome};
 use crate::telemetry;
 
 #[derive(Template)]
@@ -68,9 +68,9 @@ impl Page {
     }
 }
 
-pub(super) fn landing(landing: &Landing) -> Response {
-    match landing {
-        Landing::Confirm { code, bot, subject, provider, ttl, return_url } => {
+pub(super) fn of_callback(outcome: &CallbackOutcome) -> Response {
+    match outcome {
+        CallbackOutcome::Confirm { code, bot, subject, provider, ttl, return_url } => {
             let (first, second) = code.split_at(code.len() / 2);
             let mut page = Page::new("One more step")
                 .say(format!("{provider} has answered. Is it you who asked for this?"))
@@ -83,33 +83,33 @@ pub(super) fn landing(landing: &Landing) -> Response {
             });
             page.answer(StatusCode::OK)
         }
-        Landing::Authorized { provider, return_url } => Page::new("All done")
+        CallbackOutcome::Authorized { provider, return_url } => Page::new("All done")
             .say(format!("The bot can use {provider} for you now. You can close this page."))
             .back_to(return_url.as_ref())
             .answer(StatusCode::OK),
-        Landing::Denied { provider, return_url } => Page::new("Nothing was shared")
+        CallbackOutcome::Denied { provider, return_url } => Page::new("Nothing was shared")
             .say(format!("You refused at {provider}, so the bot got nothing."))
             .say("If you change your mind, ask the bot for a new link.")
             .back_to(return_url.as_ref())
             .answer(StatusCode::OK),
-        Landing::Problem(problem) => self::problem(problem),
+        CallbackOutcome::CallbackError(problem) => self::problem(problem),
     }
 }
 
-pub(super) fn problem(problem: &Problem) -> Response {
+pub(super) fn problem(problem: &CallbackError) -> Response {
     let (page, status) = match problem {
-        Problem::UnknownLink | Problem::UnknownRedirect => (
+        CallbackError::UnknownLink | CallbackError::UnknownRedirect => (
             Page::new("This link is not known")
                 .say("Was it copied whole? If so, ask the bot in your chat for a new one."),
             StatusCode::BAD_REQUEST,
         ),
-        Problem::EndedLink => (
+        CallbackError::EndedLink => (
             Page::new("This link no longer works").say(
                 "It was used, cancelled, or is too old. Ask the bot in your chat for a new one.",
             ),
             StatusCode::BAD_REQUEST,
         ),
-        Problem::OtherBrowser { start } => (
+        CallbackError::OtherBrowser { start } => (
             Page::new("Another browser, or no cookie")
                 .say(
                     "The sign-in has to end in the browser in which it began, and that browser \
@@ -119,7 +119,7 @@ pub(super) fn problem(problem: &Problem) -> Response {
                 .start_again(start.as_ref()),
             StatusCode::BAD_REQUEST,
         ),
-        Problem::UsedRedirect { start } => {
+        CallbackError::UsedRedirect { start } => {
             let page = Page::new("This page was used before");
             let page = match start {
                 Some(_) => page.say("Start again here.").start_again(start.as_ref()),
@@ -130,47 +130,47 @@ pub(super) fn problem(problem: &Problem) -> Response {
             };
             (page, StatusCode::BAD_REQUEST)
         }
-        Problem::WrongRedirect { start } => (
+        CallbackError::WrongRedirect { start } => (
             Page::new("The answer cannot be used")
                 .say("What came back from the provider is not of its form. Nothing was stored.")
                 .start_again(start.as_ref()),
             StatusCode::BAD_REQUEST,
         ),
-        Problem::RefusedCode { start } => (
+        CallbackError::RefusedCode { start } => (
             Page::new("The provider did not take it")
                 .say("It refused its own code, as it does when a page is left open for too long.")
                 .start_again(start.as_ref()),
             StatusCode::BAD_GATEWAY,
         ),
-        Problem::ProviderFailed { provider, error } => (
+        CallbackError::ProviderFailed { provider, error } => (
             Page::new("The provider did not play along")
                 .say(format!("{provider} answered with an error{}.", known(error)))
                 .say("Ask the bot in your chat for a new link and try again later."),
             StatusCode::BAD_GATEWAY,
         ),
-        Problem::ProviderAway { provider } => (
+        CallbackError::ProviderAway { provider } => (
             Page::new("The provider does not answer")
                 .say(format!("{provider} cannot be reached at the moment."))
                 .say("Reload this page in a minute."),
             StatusCode::BAD_GATEWAY,
         ),
-        Problem::Misconfigured { provider } => (
+        CallbackError::Misconfigured { provider } => (
             Page::new("This service is not set up rightly")
                 .say(format!("What it was told of {provider} does not fit."))
                 .say("Its operator finds the reason in the log."),
             StatusCode::BAD_GATEWAY,
         ),
-        Problem::Failed { description } => {
+        CallbackError::Failed { description } => {
             (Page::new("It did not work").say(description.clone()), StatusCode::BAD_REQUEST)
         }
-        Problem::Unavailable | Problem::Outage => (
+        CallbackError::Unavailable | CallbackError::Outage => (
             Page::new("Not now")
                 .say("The service cannot take this at the moment. Reload this page in a minute."),
             StatusCode::SERVICE_UNAVAILABLE,
         ),
     };
     // An outage is logged once, and not for each page.
-    let is_logged = *problem != Problem::Outage;
+    let is_logged = *problem != CallbackError::Outage;
     let page = Page { trace_id: is_logged.then(telemetry::trace_id), ..page };
     page.answer(status)
 }

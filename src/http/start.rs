@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::{SharedBroker, browser, page};
-use crate::broker::complete::Problem;
+use crate::broker::callback::CallbackError;
 
 pub(super) async fn start(
     State(broker): SharedBroker,
@@ -16,13 +16,13 @@ pub(super) async fn start(
     headers: HeaderMap,
 ) -> Response {
     let Ok(Path(authorization_id)) = authorization_id else {
-        return page::problem(&Problem::UnknownLink);
+        return page::problem(&CallbackError::UnknownLink);
     };
     let public_url = &broker.settings().public_url;
     let browser = browser::secrets(&headers, public_url).into_iter().next();
     let starting = Arc::clone(&broker);
     let started = broker.detached(async move { starting.start(&authorization_id, browser).await });
-    match started.await.unwrap_or(Err(Problem::Unavailable)) {
+    match started.await.unwrap_or(Err(CallbackError::Unavailable)) {
         Ok(departure) => {
             let cookie = browser::set_cookie(&departure.browser, public_url);
             // 303, so that the browser continues with a GET (RFC 9700 section 4.12).

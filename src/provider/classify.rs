@@ -157,7 +157,7 @@ pub(super) fn revocation(response: &Response) -> Result<(), ProviderError> {
 pub(super) fn document(response: &Response) -> Result<Option<Value>, ProviderError> {
     match failure(response.status, response.retry_after, None, |_| false) {
         None => Ok(serde_json::from_slice(response.content.body.expose_secret()).ok()),
-        Some(ProviderError::Odd(_) | ProviderError::Unauthorized) => Ok(None),
+        Some(ProviderError::UnexpectedResponse(_) | ProviderError::Unauthorized) => Ok(None),
         Some(passes) => Err(passes),
     }
 }
@@ -216,7 +216,7 @@ fn failure(
         return Some(ProviderError::RateLimited { retry_after });
     }
     if status.is_server_error() {
-        return Some(ProviderError::Broken { status: number, retry_after, error });
+        return Some(ProviderError::ServerError { status: number, retry_after, error });
     }
     match error {
         Some(error) if is_dead(&error) => Some(ProviderError::DeadGrant { status: number, error }),
@@ -226,7 +226,7 @@ fn failure(
         _ if status.is_success() => None,
         Some(error) => Some(ProviderError::Refused { status: number, error }),
         None if status == StatusCode::UNAUTHORIZED => Some(ProviderError::Unauthorized),
-        None => Some(ProviderError::Odd(format!("status {number}"))),
+        None => Some(ProviderError::UnexpectedResponse(format!("status {number}"))),
     }
 }
 

@@ -105,10 +105,9 @@ impl Directory {
     ///
     /// [`ProviderError`] where the endpoints are not known and cannot be learnt now.
     pub async fn server(&self, provider: &Provider) -> Result<Arc<Server>, ProviderError> {
-        let entry = self
-            .entries
-            .get(&provider.name)
-            .ok_or_else(|| ProviderError::NotSent("the provider is not configured".to_owned()))?;
+        let entry = self.entries.get(&provider.name).ok_or_else(|| {
+            ProviderError::ConnectError("the provider is not configured".to_owned())
+        })?;
         match entry.known() {
             Some(Known { server, until }) => {
                 if until.is_some_and(|until| until <= Instant::now()) {
@@ -126,14 +125,14 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// [`ProviderError::Odd`] if the metadata is still unusable.
+    /// [`ProviderError::UnexpectedResponse`] if the metadata is still unusable.
     pub async fn check_metadata(&self, provider: &Provider) -> Result<(), ProviderError> {
         let Some(entry) = self.entries.get(&provider.name) else { return Ok(()) };
         if !entry.is_wrong.load(Ordering::Relaxed) {
             return Ok(());
         }
         match entry.learn(&self.http).await {
-            Err(wrong @ ProviderError::Odd(_)) => Err(wrong),
+            Err(wrong @ ProviderError::UnexpectedResponse(_)) => Err(wrong),
             _ => Ok(()),
         }
     }
@@ -175,7 +174,7 @@ impl Entry {
                 tracing::warn!(%provider, %error, "cannot learn the provider's endpoints");
                 let pause = last.as_ref().map_or(PAUSE, |failed| failed.pause * 2);
                 let pause = pause.min(LONGEST_PAUSE);
-                let is_wrong = matches!(error, ProviderError::Odd(_));
+                let is_wrong = matches!(error, ProviderError::UnexpectedResponse(_));
                 self.is_wrong.store(is_wrong, Ordering::Relaxed);
                 *last = Some(Failed { at: Instant::now(), pause, error: error.clone() });
                 Err(error)

@@ -22,7 +22,7 @@ impl Http {
     ) -> Result<Server, ProviderError> {
         let issuer = provider.issuer.as_deref().unwrap_or_default();
         let places = well_known(issuer)
-            .ok_or_else(|| ProviderError::NotSent("the issuer is no URL".to_owned()))?;
+            .ok_or_else(|| ProviderError::ConnectError("the issuer is no URL".to_owned()))?;
         let mut passes = None;
         for place in &places {
             match self.json(Call(Operation::Discovery, &provider.name), place).await {
@@ -162,7 +162,7 @@ fn client_auth(
 }
 
 fn odd(reason: String) -> ProviderError {
-    ProviderError::Odd(reason)
+    ProviderError::UnexpectedResponse(reason)
 }
 
 #[cfg(test)]

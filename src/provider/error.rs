@@ -92,13 +92,13 @@ impl std::fmt::Display for OAuthError {
 pub enum ProviderError {
     /// No connection, so nothing was sent.
     #[error("cannot connect: {0}")]
-    NotSent(String),
+    ConnectError(String),
     /// Something was sent and no answer came back: the provider may have acted on it.
     #[error("no answer: {0}")]
-    NoAnswer(String),
+    NoResponse(String),
     /// 5xx: the provider may have acted on the request.
     #[error("status {status}{}", .error.as_ref().map(|error| format!(", error {error}")).unwrap_or_default())]
-    Broken {
+    ServerError {
         /// The HTTP status.
         status: u16,
         /// From `Retry-After`.
@@ -147,7 +147,7 @@ pub enum ProviderError {
     Unauthorized,
     /// Another 4xx, a redirect, or something that is no answer of the protocol.
     #[error("unexpected answer: {0}")]
-    Odd(String),
+    UnexpectedResponse(String),
 }
 
 /// The scope of a failure, by which the circuit breaker decides.
@@ -168,22 +168,25 @@ impl ProviderError {
     #[must_use]
     pub fn concerns(&self, pause: Duration) -> Concerns {
         match self {
-            Self::NotSent(_) | Self::NoAnswer(_) => Concerns::Provider,
-            Self::Broken { error: Some(_), .. } => Concerns::Grant,
-            Self::Broken { retry_after: Some(wait), .. } => Concerns::Pause((*wait).max(pause)),
-            Self::Broken { .. } => Concerns::Provider,
+            Self::ConnectError(_) | Self::NoResponse(_) => Concerns::Provider,
+            Self::ServerError { error: Some(_), .. } => Concerns::Grant,
+            Self::ServerError { retry_after: Some(wait), .. } => {
+                Concerns::Pause((*wait).max(pause))
+            }
+            Self::ServerError { .. } => Concerns::Provider,
             Self::RateLimited { retry_after } => Concerns::Pause(retry_after.unwrap_or(pause)),
             Self::RefusesBroker { .. } => Concerns::Client,
-            Self::DeadGrant { .. } | Self::Refused { .. } | Self::Unauthorized | Self::Odd(_) => {
-                Concerns::Grant
-            }
+            Self::DeadGrant { .. }
+            | Self::Refused { .. }
+            | Self::Unauthorized
+            | Self::UnexpectedResponse(_) => Concerns::Grant,
         }
     }
 
     /// Returns `true` if the provider may have acted on the request although it has sent no tokens.
     #[must_use]
     pub fn is_ambiguous(&self) -> bool {
-        matches!(self, Self::NoAnswer(_) | Self::Broken { .. })
+        matches!(self, Self::NoResponse(_) | Self::ServerError { .. })
     }
 
     /// Returns `true` if the same request is worth sending again at once: there was no connection, or it is
@@ -191,8 +194,8 @@ impl ProviderError {
     #[must_use]
     pub fn deserves_retry(&self) -> bool {
         match self {
-            Self::NotSent(_) | Self::NoAnswer(_) => true,
-            Self::Broken { retry_after, .. } => retry_after.is_none(),
+            Self::ConnectError(_) | Self::NoResponse(_) => true,
+            Self::ServerError { retry_after, .. } => retry_after.is_none(),
             _ => false,
         }
     }
@@ -202,9 +205,12 @@ impl ProviderError {
     #[must_use]
     pub fn refuses_grant(&self) -> bool {
         match self {
-            Self::Refused { .. } | Self::Unauthorized | Self::Odd(_) | Self::Broken { .. } => true,
-            Self::NotSent(_)
-            | Self::NoAnswer(_)
+            Self::Refused { .. }
+            | Self::Unauthorized
+            | Self::UnexpectedResponse(_)
+            | Self::ServerError { .. } => true,
+            Self::ConnectError(_)
+            | Self::NoResponse(_)
             | Self::RateLimited { .. }
             | Self::DeadGrant { .. }
             | Self::RefusesBroker { .. } => false,
@@ -218,7 +224,7 @@ impl ProviderError {
             Self::DeadGrant { error, .. }
             | Self::RefusesBroker { error, .. }
             | Self::Refused { error, .. }
-            | Self::Broken { error: Some(error), .. } => Some(error),
+            | Self::ServerError { error: Some(error), .. } => Some(error),
             _ => None,
         }
     }
@@ -231,10 +237,10 @@ impl ProviderError {
             | Self::RefusesBroker { error, .. }
             | Self::Refused { error, .. } => Some(error.clone()),
             Self::Unauthorized => Some(OAuthError::new(INVALID_CLIENT)),
-            Self::Odd(_) => Some(OAuthError::new(INVALID_RESPONSE)),
-            Self::NotSent(_)
-            | Self::NoAnswer(_)
-            | Self::Broken { .. }
+            Self::UnexpectedResponse(_) => Some(OAuthError::new(INVALID_RESPONSE)),
+            Self::ConnectError(_)
+            | Self::NoResponse(_)
+            | Self::ServerError { .. }
             | Self::RateLimited { .. } => None,
         }
     }
@@ -243,13 +249,13 @@ impl ProviderError {
     #[must_use]
     pub fn label(&self) -> &'static str {
         match self {
-            Self::NotSent(_) => "not_sent",
-            Self::NoAnswer(_) => "no_answer",
-            Self::Broken { .. } => "broken",
+            Self::ConnectError(_) => "connect_error",
+            Self::NoResponse(_) => "no_response",
+            Self::ServerError { .. } => "server_error",
             Self::RateLimited { .. } => "rate_limited",
             Self::DeadGrant { .. } | Self::RefusesBroker { .. } | Self::Refused { .. } => "refused",
             Self::Unauthorized => "unauthorized",
-            Self::Odd(_) => "odd",
+            Self::UnexpectedResponse(_) => "unexpected_response",
         }
     }
 
@@ -259,7 +265,7 @@ impl ProviderError {
         match self.code() {
             Some(error) => format!("{REFUSED}{}", error.code),
             None => match self {
-                Self::Broken { status, .. } => format!("status {status}"),
+                Self::ServerError { status, .. } => format!("status {status}"),
                 other => other.to_string(),
             },
         }
@@ -279,7 +285,9 @@ impl ProviderError {
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Broken { retry_after, .. } | Self::RateLimited { retry_after } => *retry_after,
+            Self::ServerError { retry_after, .. } | Self::RateLimited { retry_after } => {
+                *retry_after
+            }
             _ => None,
         }
     }

@@ -129,6 +129,6 @@ impl Capture {
         self.0
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner)
-            .ok_or_else(|| ProviderError::NotSent("the request cannot be built".to_owned()))
+            .ok_or_else(|| ProviderError::ConnectError("the request cannot be built".to_owned()))
     }
 }

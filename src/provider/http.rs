@@ -214,11 +214,11 @@ impl Http {
             None => body.into(),
         });
         let request = reqwest::Request::try_from(request)
-            .map_err(|_| ProviderError::NotSent("the endpoint is no URL".to_owned()))?;
+            .map_err(|_| ProviderError::ConnectError("the endpoint is no URL".to_owned()))?;
         self.egress
             .check(provider, request.url())
-            .map_err(|forbidden| ProviderError::NotSent(forbidden.to_string()))?;
-        let timed_out = |_| ProviderError::NoAnswer("timed out".to_owned());
+            .map_err(|forbidden| ProviderError::ConnectError(forbidden.to_string()))?;
+        let timed_out = |_| ProviderError::NoResponse("timed out".to_owned());
         let is_named = self.egress.names(provider, request.url());
         let client = if is_named { &self.named } else { &self.others };
         let sent = tokio::time::timeout_at(ends, client.execute(request));
@@ -226,11 +226,11 @@ impl Http {
         let mut answer = sent.await.map_err(timed_out)?.map_err(|error| {
             let text = describe(&error);
             if late.load(Ordering::SeqCst) {
-                ProviderError::NotSent("the process was held still for too long".to_owned())
+                ProviderError::ConnectError("the process was held still for too long".to_owned())
             } else if error.is_connect() || error.is_builder() {
-                ProviderError::NotSent(text)
+                ProviderError::ConnectError(text)
             } else {
-                ProviderError::NoAnswer(text)
+                ProviderError::NoResponse(text)
             }
         })?;
         let header = |name| answer.headers().get(name).and_then(|value| value.to_str().ok());
@@ -295,11 +295,11 @@ pub(super) fn get(
     if let Some(token) = bearer {
         let value = format!("Bearer {}", token.expose_secret());
         let mut value = HeaderValue::try_from(value)
-            .map_err(|_| ProviderError::NotSent("the token is no header value".to_owned()))?;
+            .map_err(|_| ProviderError::ConnectError("the token is no header value".to_owned()))?;
         value.set_sensitive(true);
         request = request.header(AUTHORIZATION, value);
     }
-    let wrong = |_| ProviderError::NotSent("the endpoint is no URL".to_owned());
+    let wrong = |_| ProviderError::ConnectError("the endpoint is no URL".to_owned());
     request.body(Vec::new()).map_err(wrong)
 }
 
@@ -377,10 +377,10 @@ mod tests {
     #[tokio::test]
     async fn a_request_that_is_late_is_not_written() {
         let (error, read) = sent(false).await;
-        assert!(matches!(error, ProviderError::NotSent(_)), "{error:?}");
+        assert!(matches!(error, ProviderError::ConnectError(_)), "{error:?}");
         assert!(!read.contains("refresh_token"), "{read}");
         let (error, read) = sent(true).await;
-        assert!(matches!(error, ProviderError::NoAnswer(_)), "{error:?}");
+        assert!(matches!(error, ProviderError::NoResponse(_)), "{error:?}");
         assert!(read.ends_with("\r\n\r\nrefresh_token=secret"), "{read}");
         assert!(read.to_ascii_lowercase().contains("content-length: 20\r\n"), "{read}");
     }

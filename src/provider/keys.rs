@@ -93,10 +93,11 @@ async fn fetch(http: &Http, provider: &Name, jwks_uri: &Url) -> Result<Arc<[Jwk]
     let call = Call(Operation::Keys, provider);
     let document = tokio::time::timeout(LIMIT, http.json(call, jwks_uri))
         .await
-        .unwrap_or_else(|_| Err(ProviderError::NoAnswer("timed out".to_owned())))?;
+        .unwrap_or_else(|_| Err(ProviderError::NoResponse("timed out".to_owned())))?;
     let keys = document.as_ref().and_then(|document| document["keys"].as_array());
-    let keys =
-        keys.ok_or_else(|| ProviderError::Odd("jwks_uri has no key set (RFC 7517)".to_owned()))?;
+    let keys = keys.ok_or_else(|| {
+        ProviderError::UnexpectedResponse("jwks_uri has no key set (RFC 7517)".to_owned())
+    })?;
     // One by one: a key of a kind that is unknown here must not hide the others.
     let key = |key: &Value| serde_json::from_value(without_padding(key)).ok();
     Ok(keys.iter().take(MOST).filter_map(key).collect())

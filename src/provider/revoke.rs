@@ -24,7 +24,7 @@ impl Http {
         token: &SecretString,
     ) -> Result<(), ProviderError> {
         let Some(endpoint) = &server.revocation_endpoint else {
-            return Err(ProviderError::Odd("no revocation endpoint".to_owned()));
+            return Err(ProviderError::UnexpectedResponse("no revocation endpoint".to_owned()));
         };
         let value = token.expose_secret().to_owned();
         let token: StandardRevocableToken = match kind {
@@ -39,14 +39,14 @@ impl Http {
         let client = client(server).set_revocation_url(stand_in);
         let request = client
             .revoke_token(token)
-            .map_err(|error| ProviderError::NotSent(error.to_string()))?;
+            .map_err(|error| ProviderError::ConnectError(error.to_string()))?;
         let unsent = request.request_async(&|request| capture.take(request)).await;
         drop(unsent);
         let mut request = capture.request()?;
         *request.uri_mut() = endpoint
             .as_str()
             .parse()
-            .map_err(|_| ProviderError::NotSent("the endpoint is no URL".to_owned()))?;
+            .map_err(|_| ProviderError::ConnectError("the endpoint is no URL".to_owned()))?;
         let call = Call(Operation::Revoke, &server.name);
         self.send(call, request, None, |response| classify::revocation(&response)).await
     }

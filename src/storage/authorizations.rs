@@ -56,7 +56,7 @@ pub struct NewAuthorization<'a> {
 
 /// An authorization as it was read.
 #[derive(Debug, Clone)]
-pub struct Seen {
+pub struct StoredAuthorization {
     /// The authorization.
     pub authorization: Authorization,
     /// The keyed hash of its confirmation code, once it has one. Stays after the confirmation.
@@ -65,7 +65,7 @@ pub struct Seen {
     pub now: Timestamp,
 }
 
-impl Seen {
+impl StoredAuthorization {
     /// The state when it was read.
     #[must_use]
     pub fn state(&self) -> State {
@@ -172,7 +172,7 @@ impl Storage {
         &self,
         namespace: Option<&Name>,
         id: Id,
-    ) -> Result<Option<Seen>, StorageError> {
+    ) -> Result<Option<StoredAuthorization>, StorageError> {
         let mut find = authorizations::Entity::find_by_id(id.as_bytes().to_vec());
         if let Some(namespace) = namespace {
             find = find.filter(authorizations::Column::Namespace.eq(namespace.as_str()));
@@ -181,7 +181,7 @@ impl Storage {
         select.expr_as(self.now_expr(), "now");
         let Some(row) = self.db.query_one(&select).await? else { return Ok(None) };
         let model = authorizations::Model::from_query_result(&row, "")?;
-        Ok(Some(Seen {
+        Ok(Some(StoredAuthorization {
             code_hash: model.confirmation_code_hash.clone(),
             authorization: convert::authorization(model)?,
             now: Timestamp::from_millis(row.try_get("", "now")?),

@@ -18,10 +18,10 @@ use sea_orm::{
 use super::entity::{access_tokens, grants};
 use super::{Storage, StorageError, Write, rows};
 use crate::crypto::sealed::Place;
-use crate::domain::ahead;
 use crate::domain::grant::{Grant, GrantKey};
 use crate::domain::id::Id;
 use crate::domain::identity::Identity;
+use crate::domain::proactive_refresh;
 use crate::domain::scope::Scopes;
 use crate::domain::time::Timestamp;
 use crate::domain::token::{AccessToken, TokenSet};
@@ -44,7 +44,7 @@ pub(super) const REAUTHORIZATION_REQUIRED: &str = "reauthorization_required";
 
 /// A grant as it was read.
 #[derive(Debug, Clone)]
-pub struct Held {
+pub struct StoredGrant {
     /// The grant.
     pub grant: Grant,
     /// Its access token. `None` if the provider's last answer had none that could be used.
@@ -146,7 +146,7 @@ impl Storage {
     fn first_look(&self, tokens: &TokenSet) -> Timestamp {
         let access = &tokens.access_token;
         let refresh_expires_at = tokens.refresh_expires_at;
-        ahead::first_look(
+        proactive_refresh::first_look(
             access.issued_at,
             access.expires_at,
             refresh_expires_at,

@@ -19,6 +19,7 @@ use super::{Storage, StorageError};
 /// The time that a statement waits for another transaction's lock: shorter than [`SERVER_TIMEOUT`], so that
 /// the error names the lock.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(4);
+const _: () = assert!(LOCK_TIMEOUT.as_secs() < SERVER_TIMEOUT.as_secs());
 
 /// The time for which a transaction may be idle before the server ends it, so that a replica that was held still
 /// does not keep its row locks.

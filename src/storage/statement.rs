@@ -16,6 +16,7 @@ pub(super) const SERVER_TIMEOUT: Duration = Duration::from_secs(5);
 /// ends a slow statement itself. Only a connection that has gone silent without being closed (a
 /// failover, a lost machine, a forgotten NAT entry) reaches this limit.
 const POSTGRES_TIMEOUT: Duration = Duration::from_secs(6);
+const _: () = assert!(SERVER_TIMEOUT.as_secs() < POSTGRES_TIMEOUT.as_secs());
 
 /// Longer than SQLite waits for another process.
 const SQLITE_TIMEOUT: Duration = Duration::from_secs(12);

@@ -25,10 +25,10 @@ const LEASE_SECONDS: [f64; 10] = [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.
 const REFRESHES: [&str; 7] = [
     "stored",
     "partial",
-    "lost_to_sibling",
-    "orphaned",
+    "lost_race",
+    "grant_gone",
     "failed",
-    "stopped",
+    "circuit_open",
     "reauthorization_required",
 ];
 

@@ -2,7 +2,6 @@
 //!
 //! The provider's ledger is the judge: what was sent how often, and what lives in the end.
 
-mod ahead;
 mod answers;
 mod callers;
 mod dead;
@@ -13,6 +12,7 @@ mod odd_http;
 mod oddities;
 mod outage;
 mod partial;
+mod proactive;
 mod raw;
 mod replaced;
 mod revoke;
@@ -42,7 +42,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 pub fn trials() -> Vec<Trial> {
     [
-        ahead::trials(),
+        proactive::trials(),
         faults::trials(),
         held::trials(),
         answers::trials(),

@@ -2,7 +2,6 @@
 //!
 //! Time stands still unless a test moves it, so that leases and expiry are exact.
 
-mod ahead;
 mod attempts;
 mod authorizations;
 pub mod backend;
@@ -17,6 +16,7 @@ mod limits;
 mod listing;
 mod outbox;
 mod plans;
+mod proactive;
 mod reading;
 mod refused;
 mod revoking;
@@ -50,7 +50,7 @@ fn trials_on<B: Backend>() -> Vec<Trial> {
         attempts::trials::<B>(),
         generations::trials::<B>(),
         claims::trials::<B>(),
-        ahead::trials::<B>(),
+        proactive::trials::<B>(),
         commits::trials::<B>(),
         revoking::trials::<B>(),
         outbox::trials::<B>(),

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::boot_instant::BootInstant;
-use super::super::lend::reauthorization;
-use super::breaker::Permit;
+use super::super::get_token::reauthorization;
+use super::circuit_breaker::Permit;
 use super::settle::Attempt;
 use super::{Broker, BrokerError, done_elsewhere};
 use crate::domain::grant::Grant;
@@ -14,11 +14,12 @@ use crate::domain::provider::Server;
 use crate::provider::ProviderError;
 use crate::provider::http::{InTime, TIMEOUT};
 use crate::provider::response::{Context, Request};
-use crate::storage::{Held, LEASE, Lease};
+use crate::storage::{LEASE, Lease, StoredGrant};
 
 /// A request may start no later than this after the time from which its lease counts: its answer
 /// must be there before the lease has ended.
 const LATEST_START: Duration = Duration::from_secs(LEASE.as_secs() - TIMEOUT.as_secs() - 1);
+const _: () = assert!(LATEST_START.as_secs() + TIMEOUT.as_secs() < LEASE.as_secs());
 
 /// The time that a connection may take, which is a part of the time for an answer.
 const CONNECTING: Duration = Duration::from_secs(4);
@@ -41,7 +42,7 @@ impl Broker {
         mut lease: Lease,
         claimed: BootInstant,
         permit: &mut Permit<'_>,
-    ) -> Result<Held, BrokerError> {
+    ) -> Result<StoredGrant, BrokerError> {
         let stays = lease.intent_was_open;
         let Some(mut refresh_token) = lease.refresh_token.clone() else {
             self.storage.release(&grant, lease.owner, stays, None, "no refresh token").await?;
@@ -78,7 +79,7 @@ impl Broker {
             if turn != Turn::Fallback {
                 let now = lease.claimed_at + sent.elapsed();
                 permit.note(grant.id, answer.as_ref().err(), now);
-                self.flights.close_boarding(grant.id);
+                self.flights.close(grant.id);
             }
             if turn != Turn::Fallback && matches!(answer, Err(ProviderError::DeadGrant { .. })) {
                 // Perhaps another refresh has replaced it.

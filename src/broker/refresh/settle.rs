@@ -5,7 +5,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::super::boot_instant::BootInstant;
-use super::super::lend::reauthorization;
+use super::super::get_token::reauthorization;
 use super::{Broker, BrokerError};
 use crate::domain::grant::{Grant, GrantState};
 use crate::domain::provider::Server;
@@ -14,7 +14,7 @@ use crate::provider::response::Unusable;
 use crate::provider::{
     INVALID_RESPONSE, Mismatch, OAuthError, ProviderError, TokenAnswer, id_token,
 };
-use crate::storage::{Committed, Held, Lease, StorageError};
+use crate::storage::{Committed, Lease, StorageError, StoredGrant};
 
 /// The longest that failures put a refresh off.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5 * 60);
@@ -73,7 +73,7 @@ impl Broker {
         &self,
         attempt: &Attempt<'_>,
         answer: Result<TokenAnswer, ProviderError>,
-    ) -> Result<Held, BrokerError> {
+    ) -> Result<StoredGrant, BrokerError> {
         let Attempt { grant, server, fallback, .. } = *attempt;
         let (raw, mut tokens) = match answer {
             Ok(TokenAnswer { raw, tokens: Ok(tokens) }) => (raw, tokens),
@@ -115,7 +115,7 @@ impl Broker {
         server: &Server,
         tokens: &TokenSet,
         answer: &RawAnswer,
-    ) -> Result<Held, BrokerError> {
+    ) -> Result<StoredGrant, BrokerError> {
         let disposal = self.disposal(&server.name);
         let committed = self
             .until_stored("a refreshed token", || {
@@ -138,11 +138,11 @@ impl Broker {
             }
             Committed::LostToSibling => {
                 tracing::warn!("another refresh was committed first");
-                "lost_to_sibling"
+                "lost_race"
             }
             Committed::Orphaned => {
                 tracing::warn!("the grant was revoked or replaced meanwhile");
-                "orphaned"
+                "grant_gone"
             }
         };
         self.metrics.refresh(&server.name, outcome);
@@ -155,7 +155,7 @@ impl Broker {
         attempt: &Attempt<'_>,
         answer: &RawAnswer,
         unusable: Unusable,
-    ) -> Result<Held, BrokerError> {
+    ) -> Result<StoredGrant, BrokerError> {
         let Attempt { grant, server, .. } = *attempt;
         tracing::warn!(reason = unusable.reason, "the provider's answer cannot be used whole");
         let refresh_token = unusable.refresh_token.as_ref();
@@ -187,7 +187,7 @@ impl Broker {
         answer: &RawAnswer,
         refresh_token: Option<&SecretString>,
         reason: &'static str,
-    ) -> Result<Held, BrokerError> {
+    ) -> Result<StoredGrant, BrokerError> {
         let flagged = self
             .until_stored("a sealed answer", || {
                 self.storage.commit_flagged(grant, answer, refresh_token, reason)
@@ -262,7 +262,7 @@ impl Broker {
     }
 
     /// The provider says that the refresh token is dead, and so is the fallback.
-    async fn end_grant(&self, attempt: &Attempt<'_>) -> Result<Held, BrokerError> {
+    async fn end_grant(&self, attempt: &Attempt<'_>) -> Result<StoredGrant, BrokerError> {
         let Attempt { grant, lease, .. } = *attempt;
         let reason = if lease.intent_was_open { ROTATION_LOST } else { "invalid_grant" };
         self.flag(grant, reason).await?;

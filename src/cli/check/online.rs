@@ -43,9 +43,11 @@ pub(super) async fn client(directory: &Directory, provider: &Provider) -> anyhow
         Err(ProviderError::Refused { error, status }) if error.is_misconfiguration() => {
             anyhow::bail!("refused: {error}, status {status}; correct {keys}")
         }
-        Err(error @ (ProviderError::Refused { .. } | ProviderError::Odd(_))) => Ok(format!(
-            "not known, because the provider answers a made-up refresh token in its own way: {error}"
-        )),
+        Err(error @ (ProviderError::Refused { .. } | ProviderError::UnexpectedResponse(_))) => {
+            Ok(format!(
+                "not known, because the provider answers a made-up refresh token in its own way: {error}"
+            ))
+        }
         Err(error) => anyhow::bail!("not tried: {error}; try again"),
     }
 }

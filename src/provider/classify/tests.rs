@@ -40,7 +40,9 @@ fn label(result: Result<TokenAnswer, ProviderError>) -> String {
         Err(ProviderError::DeadGrant { error, .. }) => format!("dead: {}", error.code),
         Err(ProviderError::RefusesBroker { error, .. }) => format!("client: {}", error.code),
         Err(ProviderError::Refused { error, .. }) => format!("refused: {}", error.code),
-        Err(ProviderError::Broken { error: Some(error), .. }) => format!("broken: {}", error.code),
+        Err(ProviderError::ServerError { error: Some(error), .. }) => {
+            format!("server_error: {}", error.code)
+        }
         Err(error) => error.label().to_owned(),
     }
 }
@@ -72,12 +74,12 @@ fn a_dead_refresh_token_has_many_names() {
         (400, "error=invalid_grant", "dead: invalid_grant"),
         // One that may be about something else.
         (400, r#"{"error":"invalid_request"}"#, "refused: invalid_request"),
-        (500, r#"{"error":"invalid_grant"}"#, "broken: invalid_grant"),
+        (500, r#"{"error":"invalid_grant"}"#, "server_error: invalid_grant"),
         (400, r#"{"error":{"message":"x","code":190}}"#, "refused: 190"),
         (401, "", "unauthorized"),
-        (403, "<html>", "odd"),
-        (302, "", "odd"),
-        (503, "", "broken"),
+        (403, "<html>", "unexpected_response"),
+        (302, "", "unexpected_response"),
+        (503, "", "server_error"),
         (429, r#"{"error":"slow_down"}"#, "rate_limited"),
         (401, r#"{"error":"invalid_client"}"#, "client: invalid_client"),
         (200, r#"{"error":"invalid_client"}"#, "client: invalid_client"),

@@ -46,7 +46,7 @@ pub struct Model {
     pub failing_since: Option<i64>,
     pub next_attempt_at: Option<i64>,
     pub last_error: Option<String>,
-    /// When a bot was last lent the access token, as far as it has been written down.
+    /// When the access token was last issued to a bot, as last recorded.
     pub last_used_at: Option<i64>,
     /// When the grant is looked at again for a refresh ahead of time.
     pub next_refresh_at: Option<i64>,

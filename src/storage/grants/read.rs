@@ -11,7 +11,7 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, QueryResult, S
 use tokio::sync::oneshot;
 
 use super::convert::{self, GrantRow};
-use super::{CLOCK_TOLERANCE, Held, LEASE};
+use super::{CLOCK_TOLERANCE, LEASE, StoredGrant};
 use crate::domain::grant::GrantKey;
 use crate::domain::time::{Timestamp, millis};
 use crate::storage::connection::{Connection, Database};
@@ -377,7 +377,7 @@ impl Storage {
     /// # Errors
     ///
     /// [`StorageError`] where the database or the row cannot be read.
-    pub async fn find_grant(&self, key: &GrantKey) -> Result<Option<Held>, StorageError> {
+    pub async fn find_grant(&self, key: &GrantKey) -> Result<Option<StoredGrant>, StorageError> {
         let Some(row) = self.grant_reader.read(key).await? else { return Ok(None) };
         let token = access_tokens::Model::from_query_result_optional(&row, "t_")?;
         let grant = convert::grant(GrantRow::from_query_result(&row, "")?, key.clone())?;
@@ -387,6 +387,6 @@ impl Storage {
         let latest = now + millis(LEASE + CLOCK_TOLERANCE);
         let lease_until: Option<i64> = row.try_get("", "lease_until")?;
         let leased = lease_until.is_some_and(|until| (now..=latest).contains(&until));
-        Ok(Some(Held { grant, access_token, leased, now: Timestamp::from_millis(now) }))
+        Ok(Some(StoredGrant { grant, access_token, leased, now: Timestamp::from_millis(now) }))
     }
 }

@@ -145,7 +145,7 @@ impl World {
                 // Time stands still here, and an age does not.
                 cache: NO_CACHE,
                 // Nor may a refresh come that the test does not ask for.
-                refresh_ahead: false,
+                proactive_refresh: false,
                 replica_timeout: Duration::from_secs(60),
                 limits: CallLimits::default(),
             },

@@ -3,7 +3,6 @@
 //!
 //! How much they do is told in `harness/soak.rs`.
 
-mod ahead;
 mod background;
 mod cached;
 mod clocks;
@@ -15,6 +14,7 @@ mod isolation;
 mod killed;
 mod outbox;
 mod partition;
+mod proactive;
 mod revoked;
 mod seeding;
 mod steps;
@@ -51,7 +51,7 @@ pub fn trials() -> Vec<Trial> {
         unstored::trials(),
         clocks::trials(),
         outbox::trials(),
-        ahead::trials(),
+        proactive::trials(),
         background::trials(),
         failover::trials(),
         impatient::trials(),

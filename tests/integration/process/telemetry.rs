@@ -247,7 +247,7 @@ async fn both_ways() {
         r#"token_broker_lease_wait_duration_seconds_count{provider="acme"} 1"#,
         r#"token_broker_grants{provider="acme",state="active"} 1"#,
         r#"token_broker_breaker_open{provider="acme",reason="down"} 0"#,
-        r#"token_broker_refreshes_total{outcome="lost_to_sibling",provider="acme"} 0"#,
+        r#"token_broker_refreshes_total{outcome="lost_race",provider="acme"} 0"#,
         "token_broker_storage_up 1",
         "token_broker_intents_open 0",
         "token_broker_revocations_pending 0",

@@ -20,7 +20,7 @@ use token_broker::domain::time::Timestamp;
 use token_broker::domain::token::{AccessToken, RawAnswer, TokenSet};
 use token_broker::provider::response;
 use token_broker::storage::{
-    Answered, Begun, Clock, Disposal, Held, NewAuthorization, Revocation, Settings, Storage,
+    Answered, Begun, Clock, Disposal, NewAuthorization, Revocation, Settings, Storage, StoredGrant,
     Takeover,
 };
 
@@ -367,7 +367,7 @@ impl Store {
             .expect("a grant")
     }
 
-    pub async fn held(&self, key: &GrantKey) -> Held {
+    pub async fn held(&self, key: &GrantKey) -> StoredGrant {
         self.storage.find_grant(key).await.expect("storage").expect("a grant")
     }
 

@@ -18,7 +18,7 @@ pub struct Facts {
     pub issued_at: Timestamp,
     /// When it ends. `None`: the provider gave no lifetime.
     pub expires_at: Option<Timestamp>,
-    /// When it was last lent, as far as that has been written down.
+    /// When it was last issued, as last recorded.
     pub last_used_at: Option<Timestamp>,
     /// After how long without use the refresh token ends, as the configuration says. `None`: never.
     pub idle: Option<Duration>,

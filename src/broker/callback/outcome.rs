@@ -9,11 +9,11 @@ use crate::domain::grant::Subject;
 use crate::domain::name::Name;
 use crate::domain::provider::Provider;
 use crate::provider::OAuthError;
-use crate::storage::Seen;
+use crate::storage::StoredAuthorization;
 
 /// The page for the browser.
 #[derive(Debug, Clone)]
-pub enum Landing {
+pub enum CallbackOutcome {
     /// The page with the code to type into the chat.
     Confirm {
         /// 8 digits.
@@ -44,12 +44,12 @@ pub enum Landing {
         return_url: Option<String>,
     },
     /// It did not work.
-    Problem(Problem),
+    CallbackError(CallbackError),
 }
 
 /// Why it did not work.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Problem {
+pub enum CallbackError {
     /// The link names no authorization.
     UnknownLink,
     /// The link is too old, or its authorization has ended.
@@ -105,22 +105,25 @@ pub enum Problem {
 }
 
 /// The page of an authorization in its final state.
-pub(super) fn landing_of_final(seen: &Seen, provider: &Provider) -> Landing {
+pub(super) fn outcome_of_final(seen: &StoredAuthorization, provider: &Provider) -> CallbackOutcome {
     let name = provider.display_name.clone();
     let return_url = seen.authorization.options.return_url.clone();
     match seen.state() {
-        State::Authorized => Landing::Authorized { provider: name, return_url },
-        State::Denied(_) => Landing::Denied { provider: name, return_url },
+        State::Authorized => CallbackOutcome::Authorized { provider: name, return_url },
+        State::Denied(_) => CallbackOutcome::Denied { provider: name, return_url },
         State::Failed(failure) if failure.is_own() => {
-            Landing::Problem(Problem::Failed { description: failure.description })
+            CallbackOutcome::CallbackError(CallbackError::Failed {
+                description: failure.description,
+            })
         }
         // Only the operator can help.
         State::Failed(failure) if OAuthError::new(&failure.error).refuses_client() => {
-            Landing::Problem(Problem::Misconfigured { provider: name })
+            CallbackOutcome::CallbackError(CallbackError::Misconfigured { provider: name })
         }
-        State::Failed(failure) => {
-            Landing::Problem(Problem::ProviderFailed { provider: name, error: failure.error })
-        }
-        _ => Landing::Problem(Problem::EndedLink),
+        State::Failed(failure) => CallbackOutcome::CallbackError(CallbackError::ProviderFailed {
+            provider: name,
+            error: failure.error,
+        }),
+        _ => CallbackOutcome::CallbackError(CallbackError::EndedLink),
     }
 }

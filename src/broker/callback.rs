@@ -2,7 +2,7 @@
 
 mod exchange;
 mod identify;
-mod landing;
+mod outcome;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use secrecy::SecretString;
 use tokio::sync::SemaphorePermit;
 use url::Url;
 
-use self::landing::landing_of_final;
-pub use self::landing::{Landing, Problem};
+use self::outcome::outcome_of_final;
+pub use self::outcome::{CallbackError, CallbackOutcome};
 use super::authorize::under;
-use super::link::{Attempt, BrowserSecret, Start};
+use super::oauth_state::{BrowserSecret, Start, VerifiedState};
 use super::{Broker, BrokerError};
 use crate::crypto::sealed::length_prefixed;
 use crate::domain::authorization::{Failure, State};
@@ -23,7 +23,7 @@ use crate::domain::id::Id;
 use crate::domain::name::Name;
 use crate::domain::provider::{OPENID, Provider, Server};
 use crate::provider::{OAuthError, endpoint};
-use crate::storage::{Arrival, Seen};
+use crate::storage::{Arrival, StoredAuthorization};
 
 /// The time that a reload waits for the exchange that its first load began.
 const EXCHANGE_WAIT: Duration = Duration::from_secs(30);
@@ -82,20 +82,20 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// The [`Problem`] to show.
+    /// The [`CallbackError`] to show.
     pub async fn start(
         &self,
         id: &str,
         browser: Option<BrowserSecret>,
-    ) -> Result<Departure, Problem> {
-        let id = Id::parse(id).ok_or(Problem::UnknownLink)?;
-        let seen = self.find_for_browser(id).await?.ok_or(Problem::UnknownLink)?;
+    ) -> Result<Departure, CallbackError> {
+        let id = Id::parse(id).ok_or(CallbackError::UnknownLink)?;
+        let seen = self.find_for_browser(id).await?.ok_or(CallbackError::UnknownLink)?;
         let authorization = &seen.authorization;
         if !authorization.link_works(seen.now) {
-            return Err(Problem::EndedLink);
+            return Err(CallbackError::EndedLink);
         }
         let name = authorization.key.provider.as_str();
-        let provider = self.providers.get(name).ok_or(Problem::EndedLink)?;
+        let provider = self.providers.get(name).ok_or(CallbackError::EndedLink)?;
         let server = self.server(provider).await?;
         // An ID token that is asked for is checked, or it is not asked for.
         if authorization.scopes.contains(OPENID)
@@ -103,7 +103,7 @@ impl Broker {
             && !server.checks_id_tokens()
         {
             tracing::error!(provider = %provider.name, "openid is asked for, and no jwks_uri known");
-            return Err(Problem::Misconfigured { provider: provider.display_name.clone() });
+            return Err(CallbackError::Misconfigured { provider: provider.display_name.clone() });
         }
         let browser = browser.unwrap_or_else(|| BrowserSecret::new(&self.random));
         let start = Start::new(&self.keyring, &self.random, id, &browser);
@@ -124,13 +124,13 @@ impl Broker {
 
     /// Takes a redirect and waits for the result. The work runs in a task of its own, so a browser that disconnects
     /// does not stop an exchange half-way.
-    pub async fn complete(
+    pub async fn callback(
         self: &Arc<Self>,
         redirect: Redirect,
         browsers: Vec<BrowserSecret>,
-    ) -> Landing {
+    ) -> CallbackOutcome {
         if self.draining.is_cancelled() {
-            return Landing::Problem(Problem::Unavailable);
+            return CallbackOutcome::CallbackError(CallbackError::Unavailable);
         }
         let broker = Arc::clone(self);
         let span = tracing::Span::current();
@@ -139,11 +139,11 @@ impl Broker {
             span,
         ));
         match task.await {
-            Ok(Ok(landing)) => landing,
-            Ok(Err(problem)) => Landing::Problem(problem),
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(problem)) => CallbackOutcome::CallbackError(problem),
             Err(error) => {
                 tracing::error!(%error, "the task of a redirect crashed");
-                Landing::Problem(Problem::Unavailable)
+                CallbackOutcome::CallbackError(CallbackError::Unavailable)
             }
         }
     }
@@ -152,15 +152,16 @@ impl Broker {
         &self,
         redirect: Redirect,
         browsers: Vec<BrowserSecret>,
-    ) -> Result<Landing, Problem> {
+    ) -> Result<CallbackOutcome, CallbackError> {
         // 1. The link and the broker: only a state that this broker made goes further.
         let provider = self.providers.get(redirect.provider.as_str());
         let (Some(provider), Some(state)) = (provider, &redirect.state) else {
-            return Err(Problem::UnknownRedirect);
+            return Err(CallbackError::UnknownRedirect);
         };
-        let attempt =
-            Attempt::parse(&self.keyring, state, &provider.name).ok_or(Problem::UnknownRedirect)?;
-        let seen = self.find_for_browser(attempt.id).await?.ok_or(Problem::UnknownRedirect)?;
+        let attempt = VerifiedState::parse(&self.keyring, state, &provider.name)
+            .ok_or(CallbackError::UnknownRedirect)?;
+        let seen =
+            self.find_for_browser(attempt.id).await?.ok_or(CallbackError::UnknownRedirect)?;
         let start = browsers.iter().find_map(|browser| attempt.of_browser(browser));
 
         // 2. The provider: right issuer, on success and on error alike (RFC 9207 section 2.4). Where
@@ -180,8 +181,8 @@ impl Broker {
         let again = || seen.authorization.link_works(seen.now).then(|| self.start_url(attempt.id));
         if !seen.authorization.takes_redirects(seen.now) {
             return match start {
-                Some(start) => self.landing_again(attempt.id, &start, provider).await,
-                None => Err(Problem::OtherBrowser { start: again() }),
+                Some(start) => self.outcome_again(attempt.id, &start, provider).await,
+                None => Err(CallbackError::OtherBrowser { start: again() }),
             };
         }
 
@@ -200,13 +201,13 @@ impl Broker {
         drop(permit);
         match (outcome, start, arrival) {
             (Outcome::OtherBrowser, ..) | (_, None, _) => {
-                Err(Problem::OtherBrowser { start: again() })
+                Err(CallbackError::OtherBrowser { start: again() })
             }
             (_, Some(start), Arrival::Again) => {
-                self.landing_again(attempt.id, &start, provider).await
+                self.outcome_again(attempt.id, &start, provider).await
             }
             (Outcome::Wrong, ..) | (_, _, Arrival::TooMany) => {
-                Err(Problem::WrongRedirect { start: again() })
+                Err(CallbackError::WrongRedirect { start: again() })
             }
             (Outcome::Refused(error), _, Arrival::First) => {
                 self.end_refused(seen, provider, &error).await
@@ -215,28 +216,30 @@ impl Broker {
     }
 
     /// One of the few permits for requests of browsers, which anyone can send, to use the database.
-    async fn browser_permit(&self) -> Result<SemaphorePermit<'_>, Problem> {
+    async fn browser_permit(&self) -> Result<SemaphorePermit<'_>, CallbackError> {
         let permit = tokio::time::timeout(BROWSER_WAIT, self.browser_permits.acquire()).await;
-        permit.ok().and_then(Result::ok).ok_or(Problem::Unavailable)
+        permit.ok().and_then(Result::ok).ok_or(CallbackError::Unavailable)
     }
 
-    async fn find_for_browser(&self, id: Id) -> Result<Option<Seen>, Problem> {
+    async fn find_for_browser(&self, id: Id) -> Result<Option<StoredAuthorization>, CallbackError> {
         let _permit = self.browser_permit().await?;
         self.find(id).await
     }
 
-    async fn find(&self, id: Id) -> Result<Option<Seen>, Problem> {
+    async fn find(&self, id: Id) -> Result<Option<StoredAuthorization>, CallbackError> {
         let found = self.storage.find_authorization(None, id).await;
         found.map_err(|error| unavailable(BrokerError::from(error)))
     }
 
     /// The provider with its endpoints.
-    async fn server(&self, provider: &Provider) -> Result<Arc<Server>, Problem> {
+    async fn server(&self, provider: &Provider) -> Result<Arc<Server>, CallbackError> {
         self.providers.server(provider).await.map_err(|error| {
             let name = provider.display_name.clone();
             match BrokerError::from_provider(&provider.name, &error) {
-                BrokerError::ProviderUnavailable { .. } => Problem::ProviderAway { provider: name },
-                _ => Problem::Misconfigured { provider: name },
+                BrokerError::ProviderUnavailable { .. } => {
+                    CallbackError::ProviderAway { provider: name }
+                }
+                _ => CallbackError::Misconfigured { provider: name },
             }
         })
     }
@@ -257,10 +260,10 @@ impl Broker {
     /// The provider sent the browser back with an error.
     async fn end_refused(
         &self,
-        seen: Seen,
+        seen: StoredAuthorization,
         provider: &Provider,
         error: &OAuthError,
-    ) -> Result<Landing, Problem> {
+    ) -> Result<CallbackOutcome, CallbackError> {
         let denied = DENIED.contains(&error.code.as_str());
         let state = if denied {
             State::Denied(Failure::new(&error.code, "The user refused."))
@@ -273,59 +276,75 @@ impl Broker {
         let id = seen.authorization.id;
         let ended = self.storage.refuse_authorization(id, &state).await;
         if !ended.map_err(|error| unavailable(error.into()))? {
-            return self.landing_of_closed(id, provider).await;
+            return self.outcome_of_closed(id, provider).await;
         }
         self.metrics.authorization(&provider.name, if denied { "denied" } else { "failed" });
         tracing::info!(authorization.id = %seen.authorization.id, error.code = %error.code, "authorization refused at the provider");
         let mut seen = seen;
         seen.authorization.state = state;
-        Ok(landing_of_final(&seen, provider))
+        Ok(outcome_of_final(&seen, provider))
     }
 
     /// The same redirect again: a reload shows the same page, to the same browser.
-    async fn landing_again(
+    async fn outcome_again(
         &self,
         id: Id,
         start: &Start<'_>,
         provider: &Provider,
-    ) -> Result<Landing, Problem> {
-        let mut seen = self.find_for_browser(id).await?.ok_or(Problem::UnknownRedirect)?;
+    ) -> Result<CallbackOutcome, CallbackError> {
+        let mut seen = self.find_for_browser(id).await?.ok_or(CallbackError::UnknownRedirect)?;
         let waiting_ends = tokio::time::Instant::now() + EXCHANGE_WAIT;
         while seen.state() == State::Exchanging && tokio::time::Instant::now() < waiting_ends {
             tokio::time::sleep(EXCHANGE_POLL).await;
-            seen = self.find_for_browser(id).await?.ok_or(Problem::UnknownRedirect)?;
+            seen = self.find_for_browser(id).await?.ok_or(CallbackError::UnknownRedirect)?;
         }
         let link = || seen.authorization.link_works(seen.now).then(|| self.start_url(id));
         match seen.state() {
-            State::Pending | State::Exchanging => Err(Problem::UsedRedirect { start: link() }),
+            State::Pending | State::Exchanging => {
+                Err(CallbackError::UsedRedirect { start: link() })
+            }
             State::AwaitingConfirmation => {
                 // Another tab may have completed: its code is not this attempt's to show.
                 let own = seen.code_hash.as_deref().is_some_and(|hash| {
-                    super::link::code_matches(&self.keyring, id, &start.confirmation_code(), hash)
+                    super::oauth_state::code_matches(
+                        &self.keyring,
+                        id,
+                        &start.confirmation_code(),
+                        hash,
+                    )
                 });
                 if !own {
-                    return Err(Problem::UsedRedirect { start: None });
+                    return Err(CallbackError::UsedRedirect { start: None });
                 }
-                Ok(self.confirm_landing(&seen, start, provider))
+                Ok(self.confirm_outcome(&seen, start, provider))
             }
-            _ => Ok(landing_of_final(&seen, provider)),
+            _ => Ok(outcome_of_final(&seen, provider)),
         }
     }
 
     /// The page of an authorization that another redirect has taken further.
-    async fn landing_of_closed(&self, id: Id, provider: &Provider) -> Result<Landing, Problem> {
-        let seen = self.find_for_browser(id).await?.ok_or(Problem::UnknownRedirect)?;
+    async fn outcome_of_closed(
+        &self,
+        id: Id,
+        provider: &Provider,
+    ) -> Result<CallbackOutcome, CallbackError> {
+        let seen = self.find_for_browser(id).await?.ok_or(CallbackError::UnknownRedirect)?;
         match seen.state() {
             State::Exchanging | State::AwaitingConfirmation => {
-                Err(Problem::UsedRedirect { start: None })
+                Err(CallbackError::UsedRedirect { start: None })
             }
-            _ => Ok(landing_of_final(&seen, provider)),
+            _ => Ok(outcome_of_final(&seen, provider)),
         }
     }
 
-    fn confirm_landing(&self, seen: &Seen, start: &Start<'_>, provider: &Provider) -> Landing {
+    fn confirm_outcome(
+        &self,
+        seen: &StoredAuthorization,
+        start: &Start<'_>,
+        provider: &Provider,
+    ) -> CallbackOutcome {
         let authorization = &seen.authorization;
-        Landing::Confirm {
+        CallbackOutcome::Confirm {
             code: start.confirmation_code(),
             bot: authorization.bot.clone(),
             subject: authorization.key.subject.clone(),
@@ -357,10 +376,10 @@ fn form_aad(provider: &str) -> Vec<u8> {
     length_prefixed([&b"form_post"[..], provider.as_bytes()])
 }
 
-fn unavailable(error: BrokerError) -> Problem {
+fn unavailable(error: BrokerError) -> CallbackError {
     if error.is_known_outage() {
-        return Problem::Outage;
+        return CallbackError::Outage;
     }
     error.log_storage();
-    Problem::Unavailable
+    CallbackError::Unavailable
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::identify::{Exchanged, Unidentified};
-use super::{Attempt, Landing, Problem, Start, landing_of_final, unavailable};
+use super::{CallbackError, CallbackOutcome, Start, VerifiedState, outcome_of_final, unavailable};
 use crate::broker::Broker;
 use crate::domain::authorization::{Failure, State};
 use crate::domain::bot::Confirmation;
@@ -16,7 +16,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::token::RawAnswer;
 use crate::provider::response::{Context, Request};
 use crate::provider::{INVALID_RESPONSE, OAuthError, ProviderError, TokenAnswer};
-use crate::storage::{Answered, Begun, Seen};
+use crate::storage::{Answered, Begun, StoredAuthorization};
 
 /// The time that a revocation under way is waited for: as long as one call may take.
 const REVOCATION_WAIT: Duration = crate::provider::http::TIMEOUT;
@@ -26,12 +26,12 @@ impl Broker {
     /// Exchanges the code and stores what comes back.
     pub(super) async fn exchange(
         &self,
-        seen: Seen,
-        attempt: &Attempt<'_>,
+        seen: StoredAuthorization,
+        attempt: &VerifiedState<'_>,
         server: &Server,
         start: &Start<'_>,
         code: &SecretString,
-    ) -> Result<Landing, Problem> {
+    ) -> Result<CallbackOutcome, CallbackError> {
         let id = attempt.id;
         // Recorded first: from here on no other redirect may send a code for this authorization.
         let permit = self.browser_permit().await?;
@@ -39,9 +39,9 @@ impl Broker {
         drop(permit);
         let exchanged_at = match begun.map_err(|error| unavailable(error.into()))? {
             Begun::Now(at) => at,
-            Begun::Before => return self.landing_again(id, start, server).await,
+            Begun::Before => return self.outcome_again(id, start, server).await,
             Begun::Closed => {
-                return self.landing_of_closed(id, server).await;
+                return self.outcome_of_closed(id, server).await;
             }
         };
         self.let_revocations_end(&seen.authorization.key).await;
@@ -73,12 +73,12 @@ impl Broker {
 
     async fn store_answer(
         &self,
-        seen: Seen,
+        seen: StoredAuthorization,
         server: &Server,
         start: &Start<'_>,
         answer: TokenAnswer,
         exchanged_at: Timestamp,
-    ) -> Result<Landing, Problem> {
+    ) -> Result<CallbackOutcome, CallbackError> {
         let authorization = &seen.authorization;
         let TokenAnswer { raw: answer, tokens } = answer;
         let tokens = match tokens {
@@ -94,7 +94,7 @@ impl Broker {
             Ok(identity) => identity,
             Err(Unidentified::Cancelled) => {
                 self.discard(&seen, server, &answer, exchanged_at).await?;
-                return Err(Problem::EndedLink);
+                return Err(CallbackError::EndedLink);
             }
             Err(Unidentified::Rejected(error)) => {
                 return self.give_up(&seen, server, &answer, exchanged_at, error).await;
@@ -139,20 +139,20 @@ impl Broker {
             if unconfirmed {
                 self.discard(&seen, server, &answer, exchanged_at).await?;
             }
-            return Err(Problem::EndedLink);
+            return Err(CallbackError::EndedLink);
         }
         if unconfirmed {
             self.metrics.authorization(&server.name, "authorized");
         }
         tracing::info!(authorization.id = %authorization.id, "code exchanged");
-        let seen = self.find(authorization.id).await?.ok_or(Problem::UnknownRedirect)?;
+        let seen = self.find(authorization.id).await?.ok_or(CallbackError::UnknownRedirect)?;
         match seen.state() {
-            State::AwaitingConfirmation => Ok(self.confirm_landing(&seen, start, server)),
-            _ => Ok(landing_of_final(&seen, server)),
+            State::AwaitingConfirmation => Ok(self.confirm_outcome(&seen, start, server)),
+            _ => Ok(outcome_of_final(&seen, server)),
         }
     }
 
-    async fn is_authorized(&self, id: Id) -> Result<bool, Problem> {
+    async fn is_authorized(&self, id: Id) -> Result<bool, CallbackError> {
         let seen = self.find(id).await?;
         Ok(seen.is_some_and(|seen| matches!(seen.state(), State::Authorized)))
     }
@@ -160,12 +160,12 @@ impl Broker {
     /// Ends an authorization whose answer cannot be used, and sees to its tokens.
     async fn give_up(
         &self,
-        seen: &Seen,
+        seen: &StoredAuthorization,
         server: &Server,
         answer: &RawAnswer,
         exchanged_at: Timestamp,
         error: OAuthError,
-    ) -> Result<Landing, Problem> {
+    ) -> Result<CallbackOutcome, CallbackError> {
         let error = ProviderError::Refused { status: 200, error };
         self.end_failed(seen, server, &error, Some((answer, exchanged_at))).await
     }
@@ -173,11 +173,11 @@ impl Broker {
     /// Disposes of the tokens of an unused answer.
     async fn discard(
         &self,
-        seen: &Seen,
+        seen: &StoredAuthorization,
         provider: &Provider,
         answer: &RawAnswer,
         exchanged_at: Timestamp,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), CallbackError> {
         let disposal = self.disposal(&provider.name);
         let end = State::Failed(Failure::exchange_interrupted());
         self.until_stored("tokens to be revoked", || {
@@ -192,11 +192,11 @@ impl Broker {
     /// link can send garbage. Everything else ends it, because a code is never sent twice.
     async fn end_failed(
         &self,
-        seen: &Seen,
+        seen: &StoredAuthorization,
         provider: &Provider,
         error: &ProviderError,
         answered: Option<(&RawAnswer, Timestamp)>,
-    ) -> Result<Landing, Problem> {
+    ) -> Result<CallbackOutcome, CallbackError> {
         let id = seen.authorization.id;
         tracing::warn!(authorization.id = %id, provider = %provider.name, %error, "code exchange failed");
         let code = error.code().map_or("temporarily_unavailable".to_owned(), |error| error.code);
@@ -223,13 +223,13 @@ impl Broker {
             .await
         };
         stored.map_err(|error| unavailable(error.into()))?;
-        let seen = self.find(id).await?.ok_or(Problem::UnknownRedirect)?;
+        let seen = self.find(id).await?.ok_or(CallbackError::UnknownRedirect)?;
         match seen.state() {
             State::Pending => {
                 let again = seen.authorization.link_works(seen.now).then(|| self.start_url(id));
-                Err(Problem::RefusedCode { start: again })
+                Err(CallbackError::RefusedCode { start: again })
             }
-            _ => Ok(landing_of_final(&seen, provider)),
+            _ => Ok(outcome_of_final(&seen, provider)),
         }
     }
 }

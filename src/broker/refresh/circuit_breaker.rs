@@ -39,7 +39,7 @@ const RECOVERY: usize = AT_ONCE / 4;
 
 /// The breaker of one provider.
 #[derive(Debug)]
-pub(in super::super) struct Breaker {
+pub(in super::super) struct CircuitBreaker {
     state: Mutex<State>,
     places: Arc<Semaphore>,
     background: Arc<Semaphore>,
@@ -84,14 +84,14 @@ pub(super) struct Stopped {
 /// The right to one call. Its holder must note the outcome.
 #[derive(Debug)]
 pub(super) struct Permit<'a> {
-    breaker: &'a Breaker,
+    breaker: &'a CircuitBreaker,
     /// The time of the next probe, if this one had not been made.
     probe: Option<Timestamp>,
     noted: bool,
     _place: OwnedSemaphorePermit,
 }
 
-impl Default for Breaker {
+impl Default for CircuitBreaker {
     fn default() -> Self {
         Self {
             state: Mutex::default(),
@@ -102,7 +102,7 @@ impl Default for Breaker {
     }
 }
 
-impl Breaker {
+impl CircuitBreaker {
     /// Waits for a place, and lets the call through unless it would fail for certain. One call in
     /// ten seconds finds out whether it still would; one for a grant that is not known to fail, if there is one.
     ///
@@ -292,7 +292,7 @@ mod tests {
     use crate::provider::OAuthError;
 
     const DOWN: ProviderError =
-        ProviderError::Broken { status: 503, retry_after: None, error: None };
+        ProviderError::ServerError { status: 503, retry_after: None, error: None };
 
     const START: Timestamp = Timestamp::from_millis(1_000_000);
 
@@ -306,13 +306,13 @@ mod tests {
         ProviderError::RefusesBroker { status: 401, error: OAuthError::new("invalid_client") }
     }
 
-    fn fails(breaker: &Breaker, number: u8, error: &ProviderError, now: Timestamp) {
+    fn fails(breaker: &CircuitBreaker, number: u8, error: &ProviderError, now: Timestamp) {
         breaker.note(grant(number), Some(error), now);
     }
 
     #[test]
     fn a_provider_that_is_down_is_asked_every_ten_seconds() {
-        let (breaker, now) = (Breaker::default(), START);
+        let (breaker, now) = (CircuitBreaker::default(), START);
         for number in [1, 2, 3] {
             assert!(breaker.check(grant(HEALTHY), now).is_ok());
             fails(&breaker, number, &DOWN, now);
@@ -332,8 +332,8 @@ mod tests {
 
     #[test]
     fn one_grant_never_stops_the_others() {
-        let (breaker, now) = (Breaker::default(), START);
-        let no_answer = ProviderError::NoAnswer("timed out".to_owned());
+        let (breaker, now) = (CircuitBreaker::default(), START);
+        let no_answer = ProviderError::NoResponse("timed out".to_owned());
         let busy = ProviderError::RateLimited { retry_after: None };
         for error in [&DOWN, &no_answer, &busy] {
             for _ in 0..10 {
@@ -346,14 +346,14 @@ mod tests {
 
     #[test]
     fn refusals_of_grants_never_stop_the_others() {
-        let (breaker, now) = (Breaker::default(), START);
+        let (breaker, now) = (CircuitBreaker::default(), START);
         let error = OAuthError::new("x");
         for refusal in [
             ProviderError::Unauthorized,
-            ProviderError::Odd("status 403".to_owned()),
+            ProviderError::UnexpectedResponse("status 403".to_owned()),
             ProviderError::Refused { status: 400, error: error.clone() },
             ProviderError::DeadGrant { status: 400, error: error.clone() },
-            ProviderError::Broken { status: 500, retry_after: None, error: Some(error) },
+            ProviderError::ServerError { status: 500, retry_after: None, error: Some(error) },
         ] {
             for number in 0..10 {
                 fails(&breaker, number, &refusal, now);
@@ -364,7 +364,7 @@ mod tests {
 
     #[test]
     fn grants_that_fail_while_others_are_well_do_not_count() {
-        let (breaker, now) = (Breaker::default(), START);
+        let (breaker, now) = (CircuitBreaker::default(), START);
         for round in 0..10 {
             for number in [1, 2] {
                 fails(&breaker, number, &DOWN, now);
@@ -384,7 +384,7 @@ mod tests {
 
     #[test]
     fn a_grant_that_failed_is_no_probe_while_another_waits() {
-        let (breaker, now) = (Breaker::default(), START);
+        let (breaker, now) = (CircuitBreaker::default(), START);
         for number in [1, 2, 3] {
             fails(&breaker, number, &DOWN, now);
         }
@@ -400,14 +400,14 @@ mod tests {
 
     #[test]
     fn the_brokers_own_credentials_are_everybodys() {
-        let (breaker, now) = (Breaker::default(), START);
+        let (breaker, now) = (CircuitBreaker::default(), START);
         fails(&breaker, 1, &refused_client(), now);
         assert!(breaker.check(grant(HEALTHY), now).is_err());
     }
 
     #[test]
     fn a_pause_that_the_provider_asks_for_is_honoured() {
-        let (breaker, now) = (Breaker::default(), START);
+        let (breaker, now) = (CircuitBreaker::default(), START);
         let wait = Duration::from_secs(42);
         let busy = ProviderError::RateLimited { retry_after: Some(wait) };
         // It may be about one user, who is made to wait elsewhere.
@@ -425,7 +425,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_probe_that_is_not_made_is_left_to_the_next() {
-        let breaker = Breaker::default();
+        let breaker = CircuitBreaker::default();
         fails(&breaker, 1, &refused_client(), START);
         let at = START + PROBE;
         drop(breaker.admit(grant(2), || at).await.expect("the probe"));

@@ -9,14 +9,14 @@ use crate::domain::bot::Bot;
 use crate::domain::grant::{Grant, GrantKey, GrantState};
 use crate::domain::scope::Scopes;
 use crate::domain::token::AccessToken;
-use crate::storage::Held;
+use crate::storage::StoredGrant;
 
 /// The time that a caller waits for a new token whose old one lives.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A request for an access token.
 #[derive(Debug, Clone)]
-pub struct LendRequest {
+pub struct GetTokenRequest {
     /// The key of the grant.
     pub key: GrantKey,
     /// The least time that the token must stay valid.
@@ -29,7 +29,7 @@ pub struct LendRequest {
 
 /// A token for a caller, with the grant that it is of.
 #[derive(Debug, Clone)]
-pub struct Lent {
+pub struct IssuedToken {
     /// The grant.
     pub grant: Grant,
     /// The token.
@@ -43,13 +43,13 @@ impl Broker {
     ///
     /// [`BrokerError`]; where the user has to authorize and the request says so, with the
     /// authorization that was started.
-    pub async fn lend(
+    pub async fn get_token(
         self: &std::sync::Arc<Self>,
         bot: &Bot,
-        request: LendRequest,
-    ) -> Result<Lent, BrokerError> {
-        let lent = self.lend_held(bot, &request).await;
-        match (lent, request.start) {
+        request: GetTokenRequest,
+    ) -> Result<IssuedToken, BrokerError> {
+        let issued = self.token_of(bot, &request).await;
+        match (issued, request.start) {
             (Err(error), Some(start))
                 if error.needs_authorization() && bot.may_call("Authorize") =>
             {
@@ -60,15 +60,15 @@ impl Broker {
                 let started = started.map_err(in_start)?;
                 Err(error.with_started(started))
             }
-            (lent, _) => lent,
+            (issued, _) => issued,
         }
     }
 
-    async fn lend_held(
+    async fn token_of(
         self: &std::sync::Arc<Self>,
         bot: &Bot,
-        request: &LendRequest,
-    ) -> Result<Lent, BrokerError> {
+        request: &GetTokenRequest,
+    ) -> Result<IssuedToken, BrokerError> {
         self.admit(bot, &request.key)?;
         allowed(bot, &request.key, &request.scopes)?;
         let held = match self.held_now(&request.key).await {
@@ -88,12 +88,12 @@ impl Broker {
             }
             Due::Refresh { old_still_lives: false } => Box::pin(self.refreshed(&held)).await?,
         };
-        self.lend_to(bot, held, &request.scopes)
+        self.issue(bot, held, &request.scopes)
     }
 
-    /// Returns a suitable token from the cache. [`Broker::lend`] decides everything else: a demand on the user never
+    /// Returns a suitable token from the cache. [`Broker::get_token`] decides everything else: a demand on the user never
     /// comes from the cache.
-    pub fn lend_cached(&self, bot: &Bot, request: &LendRequest) -> Option<CachedToken> {
+    pub fn get_cached_token(&self, bot: &Bot, request: &GetTokenRequest) -> Option<CachedToken> {
         self.admit(bot, &request.key).ok()?;
         allowed(bot, &request.key, &request.scopes).ok()?;
         let hit = self.cache.get(&request.key, false)?;
@@ -108,9 +108,9 @@ impl Broker {
     /// Returns the last token that was read, while the database cannot be asked.
     fn held_in_outage(
         &self,
-        request: &LendRequest,
+        request: &GetTokenRequest,
         error: BrokerError,
-    ) -> Result<Held, BrokerError> {
+    ) -> Result<StoredGrant, BrokerError> {
         let hit = self.cache.get(&request.key, true);
         let hit = hit.filter(|hit| hit.token().is_living(hit.now));
         let covering = hit.filter(|hit| self.covers(hit.grant(), &request.scopes).is_ok());
@@ -118,7 +118,7 @@ impl Broker {
     }
 
     /// Reads a grant, and keeps it for those who ask next.
-    async fn held_now(&self, key: &GrantKey) -> Result<Held, BrokerError> {
+    async fn held_now(&self, key: &GrantKey) -> Result<StoredGrant, BrokerError> {
         let ticket = self.cache.ticket(key);
         let held = self.held(key).await?;
         self.cache.put(ticket, &held);
@@ -130,8 +130,8 @@ impl Broker {
     /// takes long does not end with its caller's patience.
     async fn refreshed_or_held(
         self: &std::sync::Arc<Self>,
-        held: Held,
-    ) -> Result<Held, BrokerError> {
+        held: StoredGrant,
+    ) -> Result<StoredGrant, BrokerError> {
         let error = match tokio::time::timeout(PATIENCE, self.refreshed(&held)).await {
             Ok(Ok(refreshed)) => return Ok(refreshed),
             Ok(Err(error)) => error,
@@ -145,7 +145,11 @@ impl Broker {
 
     /// The old token is served while it is valid, also if the refresh fails. The grant is read again, because it may
     /// have been revoked during the refresh.
-    async fn still_held(&self, before: Held, error: BrokerError) -> Result<Held, BrokerError> {
+    async fn still_held(
+        &self,
+        before: StoredGrant,
+        error: BrokerError,
+    ) -> Result<StoredGrant, BrokerError> {
         let now = match self.held(&before.grant.key).await {
             Ok(now) => now,
             // Storage is away, and perhaps that is why the refresh failed.
@@ -159,7 +163,7 @@ impl Broker {
         Ok(now)
     }
 
-    pub(super) async fn held(&self, key: &GrantKey) -> Result<Held, BrokerError> {
+    pub(super) async fn held(&self, key: &GrantKey) -> Result<StoredGrant, BrokerError> {
         self.storage.find_grant(key).await?.ok_or_else(|| BrokerError::AuthorizationRequired {
             provider: key.provider.clone(),
             started: None,
@@ -188,7 +192,7 @@ enum Due {
     Reauthorization,
 }
 
-fn due(held: &Held, min_ttl: Duration) -> Due {
+fn due(held: &StoredGrant, min_ttl: Duration) -> Due {
     let token = held.access_token.as_ref();
     let lives = token.is_some_and(|token| token.is_living(held.now));
     let renewable = held.grant.refreshable && held.grant.state == GrantState::Active;
@@ -204,15 +208,15 @@ fn due(held: &Held, min_ttl: Duration) -> Due {
 
 impl Broker {
     /// Checks that the grant covers what is asked for, and that the bot may have what it covers.
-    pub(super) fn lend_to(
+    pub(super) fn issue(
         &self,
         bot: &Bot,
-        held: Held,
+        held: StoredGrant,
         asked: &Scopes,
-    ) -> Result<Lent, BrokerError> {
+    ) -> Result<IssuedToken, BrokerError> {
         let token = held.access_token.ok_or_else(|| reauthorization(&held.grant.key))?;
         self.may_have(bot, &held.grant, asked)?;
-        Ok(Lent { grant: held.grant, token })
+        Ok(IssuedToken { grant: held.grant, token })
     }
 
     fn may_have(&self, bot: &Bot, grant: &Grant, asked: &Scopes) -> Result<(), BrokerError> {
@@ -256,11 +260,11 @@ mod tests {
     use crate::domain::time::Timestamp;
 
     /// A grant whose token of one hour has `left` seconds left.
-    fn held(left: i64, refreshable: bool, state: GrantState) -> Held {
+    fn held(left: i64, refreshable: bool, state: GrantState) -> StoredGrant {
         let name = |text| Name::parse(text).expect("a name");
         let issued_at = Timestamp::from_millis(0);
         let expires_at = Some(Timestamp::from_millis(3_600_000));
-        Held {
+        StoredGrant {
             grant: Grant {
                 id: Id::from_bytes([1; 16]),
                 key: GrantKey {

@@ -28,7 +28,7 @@ async fn unused(world: &World, subject: &str) {
 }
 
 async fn ahead() -> World {
-    World::with(|setup| setup.settings.refresh_ahead = true).await
+    World::with(|setup| setup.settings.proactive_refresh = true).await
 }
 
 /// Half of a token of five minutes, and the time over which refreshes are spread.
@@ -57,7 +57,7 @@ async fn used() {
 
 async fn kept_alive() {
     let world = World::with(|setup| {
-        setup.settings.refresh_ahead = true;
+        setup.settings.proactive_refresh = true;
         setup.providers[0].refresh_idle = Some(3 * DAY);
     })
     .await;

@@ -1,5 +1,5 @@
 //! Refreshes grants ahead of time, so that callers need not wait for the provider, and keeps refresh
-//! tokens alive that would end unused. What is due is decided elsewhere ([`crate::domain::ahead`]).
+//! tokens alive that would end unused. What is due is decided elsewhere ([`crate::domain::proactive_refresh`]).
 //!
 //! At each provider it uses a share of the places for calls, and claims no more grants than it has
 //! places for: callers come first, and no queue grows.

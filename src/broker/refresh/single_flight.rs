@@ -1,4 +1,4 @@
-//! One flight a grant, which callers join: claim the lease, then send.
+//! Single flight: one refresh per grant, which callers join.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -10,7 +10,7 @@ use tracing::Instrument;
 
 use super::super::boot_instant::BootInstant;
 use super::super::caller;
-use super::breaker::Stopped;
+use super::circuit_breaker::Stopped;
 use super::{Broker, BrokerError, done_elsewhere, refusal};
 use crate::domain::grant::Grant;
 use crate::domain::id::Id;
@@ -18,12 +18,13 @@ use crate::domain::name::Name;
 use crate::domain::provider::Provider;
 use crate::domain::time::Timestamp;
 use crate::provider::ProviderError;
-use crate::storage::{Held, Lease};
+use crate::provider::http::TIMEOUT;
+use crate::storage::{LEASE, Lease, StoredGrant};
 use crate::telemetry;
 
-/// The time that callers wait for a flight, and a flight for another replica's lease, before the callers
-/// are told to come back.
+/// The time that callers wait for a refresh, and a refresh for another replica's lease, before callers get an error.
 const PATIENCE: Duration = Duration::from_secs(30);
+const _: () = assert!(PATIENCE.as_secs() > LEASE.as_secs() + TIMEOUT.as_secs());
 
 /// The time that a refresh waits for the provider's endpoints to be learnt.
 const LEARNING: Duration = Duration::from_secs(4);
@@ -31,30 +32,30 @@ const LEARNING: Duration = Duration::from_secs(4);
 /// The interval at which the row of a grant is read whose lease is another's; jitter of as much again is added.
 const POLL: Duration = Duration::from_millis(50);
 
-type Outcome = Result<Held, BrokerError>;
-type Landing = watch::Receiver<Option<Outcome>>;
+type Outcome = Result<StoredGrant, BrokerError>;
+type OutcomeReceiver = watch::Receiver<Option<Outcome>>;
 
 /// The refreshes that are under way in this process, by grant.
 #[derive(Default)]
-pub(in super::super) struct Flights(Mutex<HashMap<Id, UnderWay>>);
+pub(in super::super) struct SingleFlight(Mutex<HashMap<Id, InFlight>>);
 
-struct UnderWay {
-    landing: Landing,
+struct InFlight {
+    receiver: OutcomeReceiver,
     /// `true` if new callers may still join. Once the answer has arrived they may not: a later caller must see the
     /// committed result, not an outcome that began before it asked.
-    boarding: bool,
+    is_open: bool,
 }
 
-impl Flights {
+impl SingleFlight {
     /// Joins the refresh of this grant in progress, or starts one, and waits for its result. The refresh continues
     /// without its callers.
-    pub(super) async fn join(&self, broker: &Arc<Broker>, held: &Held) -> Outcome {
+    pub(super) async fn join(&self, broker: &Arc<Broker>, held: &StoredGrant) -> Outcome {
         let (grant, key) = (&held.grant, &held.grant.key);
         let joined = async {
             loop {
-                let (landing, mine) = self.board(broker, grant, held.now);
+                let (receiver, mine) = self.join_or_start(broker, grant, held.now);
                 caller::waits();
-                let outcome = landed(landing).await;
+                let outcome = outcome_of(receiver).await;
                 if mine {
                     return outcome;
                 }
@@ -83,13 +84,18 @@ impl Flights {
         })
     }
 
-    /// The flight of this grant, and whether the caller is aboard.
-    fn board(&self, broker: &Arc<Broker>, grant: &Grant, now: Timestamp) -> (Landing, bool) {
+    /// Returns the refresh of this grant in progress or a new one, and whether its outcome is also this caller's.
+    fn join_or_start(
+        &self,
+        broker: &Arc<Broker>,
+        grant: &Grant,
+        now: Timestamp,
+    ) -> (OutcomeReceiver, bool) {
         match self.lock().entry(grant.id) {
-            Entry::Occupied(entry) => (entry.get().landing.clone(), entry.get().boarding),
+            Entry::Occupied(entry) => (entry.get().receiver.clone(), entry.get().is_open),
             Entry::Vacant(free) => {
-                let (landed, landing) = watch::channel(None);
-                free.insert(UnderWay { landing: landing.clone(), boarding: true });
+                let (sender, receiver) = watch::channel(None);
+                free.insert(InFlight { receiver: receiver.clone(), is_open: true });
                 // A span of its own: callers come and go.
                 let span = tracing::info_span!(
                     "refresh",
@@ -97,27 +103,27 @@ impl Flights {
                     trace_id = tracing::field::Empty,
                 );
                 telemetry::record_trace_id(&span);
-                let flight = flight(Arc::clone(broker), grant.clone(), now, landed);
+                let flight = flight(Arc::clone(broker), grant.clone(), now, sender);
                 broker.tasks.spawn(flight.instrument(span));
-                (landing, true)
+                (receiver, true)
             }
         }
     }
 
-    pub(super) fn close_boarding(&self, id: Id) {
+    pub(super) fn close(&self, id: Id) {
         if let Some(flight) = self.lock().get_mut(&id) {
-            flight.boarding = false;
+            flight.is_open = false;
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Id, UnderWay>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Id, InFlight>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn landed(mut landing: Landing) -> Outcome {
+async fn outcome_of(mut receiver: OutcomeReceiver) -> Outcome {
     let outcome =
-        landing.wait_for(Option::is_some).await.ok().and_then(|outcome| (*outcome).clone());
+        receiver.wait_for(Option::is_some).await.ok().and_then(|outcome| (*outcome).clone());
     outcome.unwrap_or_else(|| {
         tracing::error!("the task of a refresh crashed");
         Err(BrokerError::Internal)
@@ -128,12 +134,12 @@ async fn flight(
     broker: Arc<Broker>,
     grant: Grant,
     now: Timestamp,
-    landed: watch::Sender<Option<Outcome>>,
+    sender: watch::Sender<Option<Outcome>>,
 ) {
     let under_way = Flying { broker: &broker, id: grant.id };
     let outcome = broker.fly(grant, now).await;
     drop(under_way);
-    landed.send_replace(Some(outcome));
+    sender.send_replace(Some(outcome));
 }
 
 /// Takes the flight off the list when it has ended, however it ended.
@@ -152,7 +158,7 @@ impl Drop for Flying<'_> {
 enum Claim {
     /// With the time from before it was claimed.
     Mine(Lease, BootInstant),
-    Done(Box<Held>),
+    Done(Box<StoredGrant>),
     /// Another replica has the lease.
     Anothers,
 }
@@ -167,7 +173,7 @@ impl Broker {
         // Before the claim: nothing is under way yet that could be lost.
         let server = tokio::time::timeout(LEARNING, self.providers.server(provider))
             .await
-            .unwrap_or_else(|_| Err(ProviderError::NotSent("the issuer is slow".to_owned())))
+            .unwrap_or_else(|_| Err(ProviderError::ConnectError("the issuer is slow".to_owned())))
             .map_err(|error| BrokerError::from_provider(name, &error))?;
         let breaker = self.breakers.get(name).ok_or(BrokerError::Internal)?;
         let began = BootInstant::now();
@@ -175,7 +181,7 @@ impl Broker {
         loop {
             let mut permit =
                 breaker.admit(grant.id, || now + began.elapsed()).await.map_err(|stopped| {
-                    self.metrics.refresh(name, "stopped");
+                    self.metrics.refresh(name, "circuit_open");
                     told(name, &stopped)
                 })?;
             // A refresh that has not begun must not begin any more.

@@ -56,7 +56,7 @@ impl std::fmt::Debug for BrowserSecret {
 }
 
 /// A `state` whose MAC was valid, with the key that it was made under.
-pub(super) struct Attempt<'a> {
+pub(super) struct VerifiedState<'a> {
     key: DerivationKey<'a>,
     pub(super) id: Id,
     pub(super) salt: Salt,
@@ -120,7 +120,7 @@ impl<'a> Start<'a> {
     }
 }
 
-impl<'a> Attempt<'a> {
+impl<'a> VerifiedState<'a> {
     /// Reads a `state` that came back from this provider. Returns `None` if its MAC is not valid under
     /// any key of the keyring.
     pub(super) fn parse(keyring: &'a Keyring, state: &str, provider: &Name) -> Option<Self> {
@@ -185,21 +185,24 @@ mod tests {
         assert_eq!(state.len(), 104);
         assert!(state.bytes().all(|b| b.is_ascii_hexdigit()));
 
-        let attempt = Attempt::parse(&keyring, &state, &name("acme")).expect("a valid state");
+        let attempt = VerifiedState::parse(&keyring, &state, &name("acme")).expect("a valid state");
         assert_eq!((attempt.id, attempt.salt), (start.id, start.salt));
         let back = attempt.of_browser(&browser).expect("the same browser");
         assert_eq!(back.verifier(), start.verifier());
         assert_eq!(back.confirmation_code(), start.confirmation_code());
         assert!(attempt.of_browser(&BrowserSecret::new(&random)).is_none());
 
-        assert!(Attempt::parse(&keyring, &state, &name("other")).is_none());
+        assert!(VerifiedState::parse(&keyring, &state, &name("other")).is_none());
         let stranger = Keyring::new([("first", &[8; 32])]).expect("a key");
-        assert!(Attempt::parse(&stranger, &state, &name("acme")).is_none());
+        assert!(VerifiedState::parse(&stranger, &state, &name("acme")).is_none());
         for position in 0..state.len() {
             let mut altered = state.clone().into_bytes();
             altered[position] = if altered[position] == b'0' { b'1' } else { b'0' };
             let altered = String::from_utf8(altered).expect("ASCII");
-            assert!(Attempt::parse(&keyring, &altered, &name("acme")).is_none(), "{position}");
+            assert!(
+                VerifiedState::parse(&keyring, &altered, &name("acme")).is_none(),
+                "{position}"
+            );
         }
     }
 
@@ -210,7 +213,8 @@ mod tests {
         let old = Keyring::new([("old", &[9; 32])]).expect("a key");
         let start = Start::new(&old, &random, Id::from_bytes([7; 16]), &browser);
         let (new, state) = (keyring(1), start.state(&name("acme")));
-        let attempt = Attempt::parse(&new, &state, &name("acme")).expect("the old key still opens");
+        let attempt =
+            VerifiedState::parse(&new, &state, &name("acme")).expect("the old key still opens");
         let back = attempt.of_browser(&browser).expect("the same browser");
         assert_eq!(back.verifier(), start.verifier());
         assert!(code_matches(
