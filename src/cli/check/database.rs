@@ -1,5 +1,7 @@
 //! The database, as `serve` needs it.
 
+use std::path::Path;
+
 use super::super::{connect, storage_settings};
 use crate::config::Config;
 use crate::storage::{MissingFile, Storage};
@@ -53,6 +55,12 @@ fn missing_database(config: &Config, missing: &MissingFile) -> anyhow::Result<St
     let folder = missing.path.parent().filter(|folder| !folder.as_os_str().is_empty());
     if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
         anyhow::bail!("there is no folder {} for {path}; make it", folder.display());
+    }
+    // The file has no name, and so leaves no trace.
+    if let Err(error) = tempfile::tempfile_in(folder.unwrap_or(Path::new("."))) {
+        anyhow::bail!(
+            "database.url: cannot make {path}: {error}; let the user of this process write in its folder"
+        );
     }
     if !config.database.migrate {
         anyhow::bail!("{path} is not there yet: run `token-broker migrate --config FILE`");

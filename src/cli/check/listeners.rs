@@ -14,13 +14,15 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// Binds each address for a moment. One that a running token-broker with this configuration has is in order.
 pub(super) async fn check(config: &Config) -> anyhow::Result<String> {
     let mut in_use = false;
+    // Kept until all are bound, so that no two of them have one address.
+    let mut bound = Vec::new();
     for (key, address) in [
         ("grpc.listen", config.grpc.listen),
         ("http.listen", config.http.listen),
         ("ops.listen", config.ops.listen),
     ] {
         match TcpListener::bind(address).await {
-            Ok(_) => {}
+            Ok(listener) => bound.push(listener),
             Err(error) if error.kind() == ErrorKind::AddrInUse && is_served(config).await => {
                 in_use = true;
             }

@@ -178,6 +178,17 @@ async fn busy_port() {
             format!("listeners: {key}: cannot listen on {address}: Address already in use");
         assert!(checked.stdout.contains(&expected), "{checked:?}");
     }
+    // Two listeners cannot have one address either.
+    drop(taken);
+    let twice = [
+        ("TOKEN_BROKER__GRPC__LISTEN", address.as_str()),
+        ("TOKEN_BROKER__OPS__LISTEN", address.as_str()),
+    ];
+    let checked = site.run_with(&["check"], &twice).await;
+    assert_eq!(checked.code, Some(1), "{checked:?}");
+    let expected =
+        format!("listeners: ops.listen: cannot listen on {address}: Address already in use");
+    assert!(checked.stdout.contains(&expected), "{checked:?}");
 }
 
 async fn no_file() {
