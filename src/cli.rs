@@ -5,6 +5,7 @@ mod check;
 mod keys;
 mod migrate;
 mod serve;
+mod sqlite;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use clap::{Args, Parser, Subcommand};
 use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Config;
+use crate::config::{Config, Problems};
 use crate::crypto::keyring::Keyring;
 use crate::crypto::random::Random;
 use crate::demo;
@@ -40,7 +41,7 @@ enum Command {
     Demo(demo::Arguments),
     /// Runs the service
     Serve(WithConfig),
-    /// Tries what serve needs, and prints everything that is wrong
+    /// Tries what serve needs, and prints everything that is wrong; changes nothing
     Check {
         #[command(flatten)]
         config: WithConfig,
@@ -148,9 +149,24 @@ fn forbid_core_dumps() -> rustix::io::Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
 }
 
+/// The exit code for a configuration that cannot be used (`EX_CONFIG` of `sysexits.h`). A service manager that sees it
+/// need not try again.
+const WRONG_CONFIGURATION: u8 = 78;
+
+/// The problems of a configuration, and its file.
+#[derive(Debug, thiserror::Error)]
+#[error("the configuration {file} cannot be used:\n{problems}")]
+struct WrongConfiguration {
+    file: String,
+    problems: Problems,
+}
+
 fn fail(error: &anyhow::Error) -> ExitCode {
     // Nothing can be done where standard error is closed.
     let _ = writeln!(std::io::stderr(), "token-broker: {error:#}");
+    if error.is::<WrongConfiguration>() {
+        return WRONG_CONFIGURATION.into();
+    }
     ExitCode::FAILURE
 }
 
@@ -163,7 +179,7 @@ fn say(text: &str) -> std::io::Result<()> {
 
 fn load(path: &Path) -> anyhow::Result<Config> {
     Config::load(path, environment()).map_err(|problems| {
-        anyhow::anyhow!("the configuration {} cannot be used:\n{problems}", path.display())
+        WrongConfiguration { file: path.display().to_string(), problems }.into()
     })
 }
 
@@ -208,9 +224,13 @@ async fn connect(config: &Config) -> anyhow::Result<Storage> {
 ///
 /// An error if an SQLite file cannot be opened, or the URL or the keys are not valid.
 pub async fn open(config: &Config) -> anyhow::Result<Storage> {
-    Storage::connect(&storage_settings(config), keyring(config)?, Random::system())
+    let settings = storage_settings(config);
+    if let Some(missing) = settings.missing_file() {
+        sqlite::path_to_make(&missing)?;
+    }
+    Storage::connect(&settings, keyring(config)?, Random::system())
         .await
-        .map_err(|error| anyhow::anyhow!("cannot open the database: {error}"))
+        .map_err(|error| anyhow::anyhow!("database.url: cannot open the database: {error}"))
 }
 
 /// The effect of SIGHUP.

@@ -16,6 +16,7 @@ mod encryption;
 mod grpc;
 mod http;
 mod ops;
+mod placeholder;
 mod posture;
 mod problem;
 mod providers;
@@ -43,11 +44,11 @@ pub use self::problem::{Problem, Problems};
 pub use self::telemetry::{LogFormat, Telemetry};
 
 use self::problem::{Report, Reported};
-use self::secret::{Access, access_of_all};
 use self::section::Section;
 use crate::broker::Bounds;
 use crate::domain::bot::Bot;
 use crate::domain::provider::Provider;
+use crate::file_access::{Access, Content};
 
 /// Sections of later versions.
 const UNSUPPORTED: [&str; 1] = ["audit"];
@@ -139,15 +140,16 @@ impl Config {
 /// Refuses a configuration that anyone can change, and takes note of secrets in one that anyone can read.
 fn check_file(file: &Path, report: &Report) {
     let name = file.display().to_string();
-    match access_of_all(file) {
-        Access::Write => {
-            report.push(&name, "every user can write this file; run chmod go-w on it");
-        }
-        Access::Read if report.has_secret.get() => {
-            let wrong = "every user can read this file, which holds secrets; run chmod 600 on it, or use the `_file` keys";
-            report.note(&name, wrong);
-        }
-        Access::Read | Access::None => {}
+    let content = if report.has_secret.get() { Content::Secret } else { Content::Public };
+    let access = Access::of(file);
+    if access.all_write {
+        let remedy = content.remedy();
+        report.push(&name, format!("is a file that every user can write; run {remedy} on it"));
+        return;
+    }
+    for weakness in access.weaknesses(content) {
+        let holds = if content == Content::Secret { "a file with secrets" } else { "a file" };
+        report.note(&name, format!("is {holds} {weakness}"));
     }
 }
 

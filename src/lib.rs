@@ -32,6 +32,7 @@ pub mod config;
 pub mod crypto;
 pub mod demo;
 pub mod domain;
+mod file_access;
 pub mod grpc;
 pub mod http;
 pub mod listener;

@@ -26,7 +26,7 @@ use tokio_stream::wrappers::ReceiverStream;
 pub use self::connections::{ConnectionLimits, Place};
 pub use self::descriptors::{DEFAULT_RATE, LEAST_DESCRIPTORS, ListenerLimits, raise_limit};
 pub use self::guarded::{Guarded, PeerInfo};
-pub use self::tls::{MaybeTls, Protocol, Tls, TlsError, TlsFiles};
+pub use self::tls::{MaybeTls, Protocol, Tls, TlsError, TlsFiles, Validity};
 
 use self::connections::Connections;
 

@@ -65,18 +65,34 @@ impl Listeners {
     ///
     /// # Errors
     ///
-    /// The address and the reason, where one cannot be bound.
+    /// [`BindError`] if one cannot be bound.
     pub async fn bind(
         grpc: SocketAddr,
         http: SocketAddr,
         ops: SocketAddr,
         limits: ListenerLimits,
         tls: ListenerTls,
-    ) -> Result<Self, (SocketAddr, io::Error)> {
-        let bind = |at| async move { TcpListener::bind(at).await.map_err(|error| (at, error)) };
-        let (grpc, http, ops) = (bind(grpc).await?, bind(http).await?, bind(ops).await?);
+    ) -> Result<Self, BindError> {
+        let bind = |key, address| async move {
+            TcpListener::bind(address).await.map_err(|error| BindError { key, address, error })
+        };
+        let grpc = bind("grpc.listen", grpc).await?;
+        let http = bind("http.listen", http).await?;
+        let ops = bind("ops.listen", ops).await?;
         Ok(Self { grpc, http, ops, limits, tls })
     }
+}
+
+/// The address that cannot be bound.
+#[derive(Debug, thiserror::Error)]
+#[error("{key}: cannot listen on {address}: {error}")]
+pub struct BindError {
+    /// The key of the configuration.
+    pub key: &'static str,
+    /// The address.
+    pub address: SocketAddr,
+    /// The reason.
+    pub error: io::Error,
 }
 
 /// Why a broker ended otherwise than it should.

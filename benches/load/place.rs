@@ -13,7 +13,7 @@ use token_broker::domain::provider::RevocationReach;
 pub const API_KEY: &str = "tbk_0000000000000000000000000000000000000000000";
 /// Of the bot `greedy`, which shares the grants of `helper`.
 pub const GREEDY_API_KEY: &str = "tbk_1111111111111111111111111111111111111111111";
-pub const ENCRYPTION_KEY: &[u8; 32] = b"a key of the benchmark, 32 bytes";
+pub const ENCRYPTION_KEY: &[u8; 32] = b"a key of the benchmark, 32 byte\xff";
 pub const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 /// A configuration of the bots `helper` and `greedy`, and the provider `acme`.

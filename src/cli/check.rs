@@ -6,6 +6,7 @@ mod online;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use url::Url;
 
@@ -13,6 +14,7 @@ use super::{environment, http, say};
 use crate::broker::redirect_uri;
 use crate::config::{Config, Problem};
 use crate::domain::provider::Provider;
+use crate::listener::ListenerLimits;
 use crate::provider::Directory;
 use crate::telemetry::Metrics;
 
@@ -54,15 +56,39 @@ pub(super) async fn run(path: &Path, online: bool) -> anyhow::Result<ExitCode> {
         }
     }
     if config.grpc.tls.is_some() || config.http.tls.is_some() {
-        tell("certificates", super::serve::tls(&config).map(|_| "in order".to_owned()))?;
+        tell("certificates", certificates(&config))?;
     }
-    tell(
-        "open files",
-        super::serve::descriptors().map(|limit| format!("in order (limit: {limit})")),
-    )?;
+    tell("open files", open_files())?;
     tell("listeners", listeners::check(&config).await)?;
     tell("database", database::check(&config).await)?;
     Ok(if in_order { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Describes the certificates of the listeners.
+fn certificates(config: &Config) -> anyhow::Result<String> {
+    let tls = super::serve::tls(config)?;
+    let now = SystemTime::now();
+    let mut told = Vec::new();
+    for (section, tls) in [("grpc.tls", tls.grpc), ("http.tls", tls.http)] {
+        let Some(tls) = tls else { continue };
+        let validity = tls.validity();
+        if let Some(wrong) = validity.wrong(now) {
+            anyhow::bail!("{section}.certificate_file: {wrong}");
+        }
+        told.push(match validity.warning(now) {
+            Some(warning) => format!("{section} {warning}"),
+            None => format!("{section} until {}", validity.not_after()),
+        });
+    }
+    Ok(format!("in order ({})", told.join(", ")))
+}
+
+fn open_files() -> anyhow::Result<String> {
+    let (descriptors, limits) = super::serve::descriptors()?;
+    if limits == ListenerLimits::default() {
+        return Ok(format!("in order (limit: {descriptors})"));
+    }
+    Ok(super::serve::few_descriptors(descriptors, limits))
 }
 
 /// Describes a provider, and the redirect URI to register at it.
@@ -76,7 +102,7 @@ async fn known(
     let server = directory.server(provider).await.map_err(|error| {
         let issuer = provider.issuer.as_deref().unwrap_or_default();
         anyhow::anyhow!(
-            "providers.{}.issuer: {issuer}: {error} (redirect URI to register: {redirect_uri})",
+            "providers.{}.issuer: {issuer}: {error}; correct the issuer, or let this machine reach it (redirect URI to register: {redirect_uri})",
             provider.name
         )
     })?;

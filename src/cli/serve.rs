@@ -11,7 +11,7 @@ use crate::broker::{Broker, Parts, Settings};
 use crate::config::{Config, Problem};
 use crate::crypto::random::Random;
 use crate::listener::{LEAST_DESCRIPTORS, ListenerLimits, Protocol, Tls, TlsFiles, raise_limit};
-use crate::runtime::{self, ListenerTls, Listeners};
+use crate::runtime::{self, BindError, ListenerTls, Listeners};
 use crate::storage::Storage;
 use crate::telemetry::{self, Metrics, Output};
 use crate::workers::contact::Schema;
@@ -36,24 +36,17 @@ async fn serve(
     for Problem { key, message } in &config.posture {
         tracing::warn!(key, "{message}");
     }
-    let descriptors = descriptors()?;
-    let mut limits = ListenerLimits::within(descriptors);
+    let (descriptors, mut limits) = descriptors()?;
     if limits != ListenerLimits::default() {
-        tracing::warn!(
-            descriptors,
-            grpc = limits.grpc.total,
-            http = limits.http.total,
-            "few open files are allowed, so fewer connections are; raise the limit (ulimit -n)"
-        );
+        tracing::warn!("{}", few_descriptors(descriptors, limits));
     }
     limits.http_rate = Some(config.http.rate_per_peer);
     let (grpc, http, ops) = (config.grpc.listen, config.http.listen, config.ops.listen);
-    let listeners = Listeners::bind(grpc, http, ops, limits, tls(config)?)
-        .await
-        .map_err(|(address, error)| anyhow::anyhow!(
-                "cannot listen on {address}: {error}; stop what listens there, or configure another \
-                 address"
-            ))?;
+    let listeners = Listeners::bind(grpc, http, ops, limits, tls(config)?).await.map_err(
+        |BindError { key, address, error }| {
+            anyhow::anyhow!("{key}: cannot listen on {address}: {error}; {LISTEN_REMEDY}")
+        },
+    )?;
     tracing::info!(
         grpc = %listeners.grpc.local_addr()?,
         http = %listeners.http.local_addr()?,
@@ -69,29 +62,41 @@ async fn serve(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Raises the limit of open files. Returns the limit.
+/// The remedy if an address cannot be bound.
+pub(super) const LISTEN_REMEDY: &str = "stop what listens there, or configure another address";
+
+/// Describes a limit of open files that has no room for all connections.
+pub(super) fn few_descriptors(descriptors: u64, limits: ListenerLimits) -> String {
+    let (grpc, http) = (limits.grpc.total, limits.http.total);
+    format!(
+        "only {descriptors} open files are allowed, so there are only {grpc} connections for bots and {http} for \
+         browsers; raise the limit (ulimit -n)"
+    )
+}
+
+/// Raises the limit of open files. Returns it, and the limits of connections within it.
 ///
 /// # Errors
 ///
 /// An error if the limit is too low to accept connections.
-pub(super) fn descriptors() -> anyhow::Result<u64> {
+pub(super) fn descriptors() -> anyhow::Result<(u64, ListenerLimits)> {
     let descriptors = raise_limit();
     anyhow::ensure!(
         descriptors >= LEAST_DESCRIPTORS,
         "only {descriptors} open files are allowed, and {LEAST_DESCRIPTORS} are needed; raise the limit (ulimit -n)"
     );
-    Ok(descriptors)
+    Ok((descriptors, ListenerLimits::within(descriptors)))
 }
 
 /// The TLS of the listeners, as far as it is configured.
 ///
 /// # Errors
 ///
-/// An error that names the section, if the files cannot be used.
+/// An error that names the key, if a file cannot be used.
 pub(super) fn tls(config: &Config) -> anyhow::Result<ListenerTls> {
     let load = |section, files: &Option<TlsFiles>, protocol| {
-        let load = |files| Tls::load(files, protocol).map(Arc::new);
-        files.clone().map(load).transpose().context(section)
+        let load = |files| Tls::load(section, files, protocol).map(Arc::new);
+        files.clone().map(load).transpose()
     };
     Ok(ListenerTls {
         grpc: load("grpc.tls", &config.grpc.tls, Protocol::Http2)?,

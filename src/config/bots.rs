@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::placeholder;
 use super::problem::Reported;
 use super::providers::{joined, scope};
 use super::section::{Section, all, join, nearest};
 use super::value::{boolean, choice, count, parsed};
-use crate::domain::bot::{ApiKey, Bot, Confirmation, Providers, Rate, ReturnUrl, SubjectPattern};
+use crate::domain::bot::{Bot, Confirmation, Providers, Rate, ReturnUrl, SubjectPattern};
 use crate::domain::name::Name;
 use crate::domain::scope::Scopes;
 
@@ -29,12 +30,6 @@ pub const METHODS: [&str; 11] = [
 ];
 
 const KEY_REMEDY: &str = "write the SHA-256 that `token-broker api-key new` prints";
-
-/// The hash that the documentation showed in earlier versions.
-const DOCUMENTED: [u8; 32] = [
-    0xfe, 0x5d, 0x1f, 0xe1, 0x0c, 0x8f, 0x8a, 0xe5, 0x2e, 0xe8, 0xfc, 0x3a, 0xa1, 0xb9, 0xb1, 0xa9,
-    0xd3, 0xed, 0x1a, 0x4e, 0xd9, 0xfd, 0x5e, 0x0b, 0x2d, 0x1b, 0x8c, 0xd3, 0xe9, 0xea, 0x1a, 0x68,
-];
 
 /// Stands for every provider.
 const ALL: &str = "*";
@@ -133,10 +128,16 @@ impl Others<'_> {
     /// A key's hash. What stands there instead may be the key itself, so it is not shown.
     fn key(&mut self, text: &str, bot: &str) -> Result<[u8; 32], String> {
         let mut hash = [0; 32];
+        if text.starts_with("tbk_") {
+            return Err(format!("is an API key itself; make a new one and {KEY_REMEDY}"));
+        }
         hex::decode_to_slice(text, &mut hash)
             .map_err(|_| format!("must be 64 hex digits; {KEY_REMEDY}"))?;
-        if hash == ApiKey::hash("") || hash == DOCUMENTED || hash == [0; 32] {
-            return Err(format!("is the hash of a key that anyone can know; {KEY_REMEDY}"));
+        if hash == [0; 32] {
+            return Err(format!("is a placeholder of zeros; {KEY_REMEDY}"));
+        }
+        if placeholder::is_hash_of_known_key(&hash) {
+            return Err(format!("is the hash of a key that anyone can guess; {KEY_REMEDY}"));
         }
         match self.owners.insert(hash, bot.to_owned()) {
             Some(other) if other == bot => Err("is there already; remove it".to_owned()),

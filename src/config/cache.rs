@@ -34,7 +34,10 @@ pub(super) fn read(mut section: Section<'_>) -> Result<Bounds, Reported> {
         None => DEFAULT_OUTAGE_MAX_AGE,
     };
     if !outage_max_age.is_zero() && outage_max_age < max_age {
-        return Err(section.problem("outage_max_age", "must not be less than max_age"));
+        return Err(section.problem(
+            "outage_max_age",
+            "must not be less than max_age; give it more time, or max_age less",
+        ));
     }
     let max_entries = max_entries?.map_or(DEFAULT_MAX_ENTRIES, |count: NonZeroU32| {
         usize::try_from(count.get()).unwrap_or(usize::MAX)
@@ -74,7 +77,7 @@ mod tests {
             ),
             (
                 "cache = { max_age = '10s', outage_max_age = '9s' }",
-                "cache.outage_max_age: must not be less than max_age",
+                "cache.outage_max_age: must not be less than max_age; give it more time, or max_age less",
             ),
             (
                 "cache.max_age = '61s'",

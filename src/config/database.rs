@@ -36,6 +36,10 @@ const PARAMETERS: [&str; 18] = [
     "options",
 ];
 
+/// Parameters that name files, relative to the folder that the process is started in.
+const FILES: [&str; 7] =
+    ["sslrootcert", "ssl-root-cert", "ssl-ca", "sslcert", "ssl-cert", "sslkey", "ssl-key"];
+
 const EXAMPLE: &str =
     "\"sqlite://token-broker.db?mode=rwc\" or \"postgres://USER:PASSWORD@HOST/DATABASE\"";
 
@@ -82,33 +86,65 @@ pub(super) fn read(mut section: Section<'_>) -> Result<Database, Reported> {
 fn listen_url(section: &mut Section<'_>) -> Result<Option<SecretString>, Reported> {
     let Some(secret) = section.secret("listen_url", "listen_url_file")? else { return Ok(None) };
     let text = secret.value.expose_secret();
-    let postgres = SCHEMES.iter().any(|scheme| *scheme != SQLITE && text.starts_with(scheme));
-    if !postgres || Url::parse(text).is_err() {
+    let is_postgres = SCHEMES.iter().any(|scheme| *scheme != SQLITE && text.starts_with(scheme));
+    if !is_postgres {
         return Err(section.problem(
             secret.key,
             "must be a URL such as \"postgres://USER:PASSWORD@HOST/DATABASE\"",
         ));
     }
-    encoded(section, secret.key, text)?;
-    parameters(section, secret.key, text)?;
+    postgres(section, secret.key, text)?;
     Ok(Some(secret.value))
+}
+
+/// Checks a PostgreSQL URL. Never with the parser's own words, which might quote a part of a password.
+fn postgres(section: &Section<'_>, key: &'static str, text: &str) -> Result<(), Reported> {
+    encoded(section, key, text)?;
+    if Url::parse(text).is_err() {
+        let wrong = "must be a URL such as \"postgres://USER:PASSWORD@HOST/DATABASE\"; a port is a number, and an IPv6 \
+                     address stands in brackets";
+        return Err(section.problem(key, wrong));
+    }
+    parameters(section, key, text)?;
+    files(section, key, text)
 }
 
 /// Refuses a password with characters that end the part of a URL that it is in: what follows them would be taken for
 /// the host or the database, and logged as such.
 fn encoded(section: &Section<'_>, key: &'static str, text: &str) -> Result<(), Reported> {
-    let authority = text.split_once("://").map_or(text, |(_, rest)| rest);
-    let authority = authority.split(['/', '?']).next().unwrap_or_default();
-    let at_signs = text.matches('@').count();
+    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    let at_signs = rest.matches('@').count();
     let is_within = at_signs == authority.matches('@').count() && at_signs <= 1;
-    if is_within && !text.contains('#') {
+    let user = authority.split_once('@').map_or("", |(user, _)| user);
+    let mut escapes = user.split('%').skip(1);
+    let is_hex = |text: &str| text.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
+    if is_within && !text.contains('#') && escapes.all(is_hex) {
         return Ok(());
     }
     Err(section.problem(
         key,
-        "must have at most one @, before the host, and no #; percent-encode what a user name or password has \
-         besides letters and digits (@ is %40, # is %23)",
+        "must have at most one @, before the host, and no #; percent-encode what a user name, password or parameter \
+         has besides letters and digits (@ is %40, # is %23, / is %2F, ? is %3F, : is %3A, % is %25)",
     ))
+}
+
+/// Refuses files that the driver would not find when it connects.
+fn files(section: &Section<'_>, key: &'static str, text: &str) -> Result<(), Reported> {
+    let Ok(url) = Url::parse(text) else { return Ok(()) };
+    for (name, value) in url.query_pairs().filter(|(name, _)| FILES.contains(&name.as_ref())) {
+        // A certificate may also be given as it is.
+        if value.starts_with("-----BEGIN") {
+            continue;
+        }
+        if let Err(error) = std::fs::File::open(value.as_ref()) {
+            let wrong = format!(
+                "has the parameter {name}, which names {value}: {error}; name a file that this process can read"
+            );
+            return Err(section.problem(key, wrong));
+        }
+    }
+    Ok(())
 }
 
 /// Refuses what the driver would pass over: a mistyped `sslmode` must not turn verification off.
@@ -143,17 +179,11 @@ fn url(section: &mut Section<'_>) -> Result<SecretString, Reported> {
     };
     let text = secret.value.expose_secret();
     // Drivers recognize only lower-case schemes.
-    let known = SCHEMES.iter().any(|scheme| text.starts_with(scheme));
-    // Never with the parser's own words, which might quote a part of a password.
-    if !known || (!text.starts_with(SQLITE) && Url::parse(text).is_err()) {
-        let remedy = "percent-encode what a user name or password has besides letters and digits";
-        return Err(
-            section.problem(secret.key, format!("must be a URL such as {EXAMPLE}; {remedy}"))
-        );
+    if !SCHEMES.iter().any(|scheme| text.starts_with(scheme)) {
+        return Err(section.problem(secret.key, format!("must be a URL such as {EXAMPLE}")));
     }
     if !text.starts_with(SQLITE) {
-        encoded(section, secret.key, text)?;
-        parameters(section, secret.key, text)?;
+        postgres(section, secret.key, text)?;
     }
     Ok(secret.value)
 }
@@ -176,13 +206,12 @@ mod tests {
 
     #[test]
     fn other_databases_are_refused_without_their_password() {
-        let expected = format!(
-            "database.url: must be a URL such as {EXAMPLE}; percent-encode what a user name or \
-             password has besides letters and digits"
-        );
-        for url in ["mysql://broker:hunter2@db/broker", "postgres://broker:hunter2/@db/broker"] {
-            let read = database(&format!("database.url = '{url}'"));
-            assert_eq!(read.expect_err("problems"), expected);
+        let expected = format!("database.url: must be a URL such as {EXAMPLE}");
+        let read = database("database.url = 'mysql://broker:hunter2@db/broker'");
+        assert_eq!(read.expect_err("problems"), expected);
+        for url in ["postgres://broker:hunter2/@db/broker", "postgres://broker:hunter2@db:pg/b"] {
+            let wrong = database(&format!("database.url = '{url}'")).expect_err("problems");
+            assert!(!wrong.contains("hunter2"), "{wrong}");
         }
         for url in ["postgres://broker:hunter2@db:6432/broker", "postgresql:///broker?host=/run"] {
             let read = database(&format!("database.url = '{url}'"));
@@ -196,9 +225,15 @@ mod tests {
         let wrong = wrong.expect_err("problems");
         let expected = "database.url: has an unknown parameter; did you mean sslmode?";
         assert!(wrong.starts_with(expected) && !wrong.contains("hunter2"), "{wrong}");
-        for known in ["sslmode=verify-full&sslrootcert=x", "options[search_path]=x"] {
+        for known in ["sslmode=verify-full&sslrootcert=/dev/null", "options[search_path]=x"] {
             assert!(database(&format!("database.url = 'postgres://db/b?{known}'")).is_ok());
         }
+        let wrong = database("database.url = 'postgres://db/b?sslrootcert=/gone/ca.pem'");
+        let wrong = wrong.expect_err("problems");
+        assert!(
+            wrong.starts_with("database.url: has the parameter sslrootcert, which names /gone/ca.pem: No such file"),
+            "{wrong}"
+        );
     }
 
     #[test]

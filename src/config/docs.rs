@@ -122,6 +122,7 @@ fn every_example_is_taken() {
         // Real ones would be copied.
         let example = row.example.replace("<token-broker keys new>", key);
         let example = example.replace("<token-broker api-key new>", &"ab".repeat(32));
+        let example = example.replace("<from the provider>", "a secret");
         let example = value(&format!("`{example}`")).expect("an example");
         let parsed = parse(&with(&row, example), folder.path());
         parsed.unwrap_or_else(|wrong| panic!("{}.{}: {wrong}", row.table.join("."), row.key));

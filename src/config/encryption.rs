@@ -124,6 +124,10 @@ fn entry(
     if bytes.iter().all(|byte| *byte == bytes[0]) {
         return Err(("key", format!("is one byte 32 times, and so no secret; {REMEDY}")));
     }
+    // Of random keys, one in 10^13 is.
+    if bytes.iter().all(|byte| (b' '..=b'~').contains(byte)) {
+        return Err(("key", format!("is the base64 of a text, which can be guessed; {REMEDY}")));
+    }
     if keys.iter().any(|earlier| earlier.id == id) {
         let wrong = format!("is {id:?} once more; give each key an id of its own");
         return Err(("id", wrong));

@@ -41,6 +41,14 @@ pub(super) fn read(mut section: Section<'_>) -> Result<Http, Reported> {
     let rate = section.optional_section("rate_per_peer");
     let rate = rate.and_then(|rate| rate.map(rated).transpose());
     section.finish();
+    if let (Ok(url), Ok(Some(_))) = (&public_url, &tls)
+        && url.scheme() == "http"
+    {
+        return Err(section.problem(
+            "public_url",
+            "must be an https URL, because [http.tls] makes the listener speak TLS; write https, or remove [http.tls]",
+        ));
+    }
     Ok(Http {
         listen: listen?,
         public_url: public_url?,
@@ -63,6 +71,18 @@ mod tests {
         let http = http("http.public_url = 'https://example.com/broker'").expect("a section");
         assert_eq!(http.listen.to_string(), "127.0.0.1:8080");
         assert_eq!(http.public_url.as_str(), "https://example.com/broker");
+    }
+
+    #[test]
+    fn a_listener_with_tls_has_an_https_url() {
+        let tls = "tls = { certificate_file = 'a', key_file = 'b' }";
+        let wrong = http(&format!("[http]\npublic_url = 'http://localhost:1'\n{tls}"));
+        let wrong = wrong.expect_err("problems");
+        assert!(
+            wrong.starts_with("http.public_url: must be an https URL, because [http.tls]"),
+            "{wrong}"
+        );
+        assert!(http(&format!("[http]\npublic_url = 'https://localhost:1'\n{tls}")).is_ok());
     }
 
     #[test]

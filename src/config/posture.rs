@@ -21,7 +21,21 @@ pub(super) fn of(config: &Config, report: &Report) -> Vec<Problem> {
     {
         found.push(Problem::new(
             "grpc.plaintext",
-            "API keys and tokens cross the network in clear text, unless a mesh or a load balancer does TLS in front",
+            "API keys and tokens cross the network in clear text, unless a mesh or a load balancer does TLS in front; \
+             else configure [grpc.tls]",
+        ));
+    }
+    if config.http.tls.is_none() && !is_loopback(config.http.listen.ip()) {
+        found.push(Problem::new(
+            "http.listen",
+            "cookies and authorization codes cross the network in clear text, unless a proxy does TLS in front; else \
+             configure [http.tls]",
+        ));
+    }
+    if !is_loopback(config.ops.listen.ip()) {
+        found.push(Problem::new(
+            "ops.listen",
+            "metrics name the bots and providers; let only the platform and the monitoring reach this address",
         ));
     }
     found.extend(unverified_tls("database.url", &config.database.url));
@@ -30,13 +44,15 @@ pub(super) fn of(config: &Config, report: &Report) -> Vec<Problem> {
     for provider in config.providers.iter().filter(|provider| provider.ignores_id_tokens) {
         found.push(Problem::new(
             format!("providers.{}.id_token", provider.name),
-            "ID tokens are not checked, so a reconnect by another account of the provider is not noticed",
+            "ID tokens are not checked, so a reconnect by another account of the provider is not noticed; write \
+             \"check\" and the issuer if this provider has one",
         ));
     }
     for bot in config.bots.iter().filter(|bot| bot.confirmation == Confirmation::None) {
         found.push(Problem::new(
             format!("bots.{}.confirmation", bot.name),
-            "without a code, a person who opens a forwarded link gives their account to the chat user who asked for it",
+            "without a code, a person who opens a forwarded link gives their account to the chat user who asked for \
+             it; write \"code\" unless this bot's links cannot be forwarded",
         ));
     }
     found
@@ -102,6 +118,8 @@ mod tests {
                 ][..],
                 "grpc.plaintext",
             ),
+            (&[("TOKEN_BROKER__HTTP__LISTEN", "0.0.0.0:8080")], "http.listen"),
+            (&[("TOKEN_BROKER__OPS__LISTEN", "[::]:9090")], "ops.listen"),
             (&[(url, "postgres://u:p@db.example/broker")], "database.url"),
             (&[(url, "postgres://u:p@10.0.0.1/broker?sslmode=require")], "database.url"),
             (&[(url, "postgres://u:p@localhost/broker?host=db.example")], "database.url"),
@@ -144,7 +162,30 @@ mod tests {
         assert_eq!(with_mode(0o640).expect("a configuration"), []);
         let readable = with_mode(0o644).expect("a configuration");
         assert_eq!(readable[0].key, "database.url_file");
-        assert!(readable[0].message.contains("every user can read"), "{readable:?}");
+        assert!(
+            readable[0].message.ends_with("which every user can read; run chmod 600 on it"),
+            "{readable:?}"
+        );
+        let of_group = with_mode(0o620).expect("a configuration");
+        assert!(
+            of_group[0].message.ends_with("which its group can write; run chmod g-w on it"),
+            "{of_group:?}"
+        );
+        assert_eq!(with_mode(0o664).expect("a configuration").len(), 2);
+        let folder_mode = |mode| {
+            std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(mode))
+                .expect("a mode");
+        };
+        folder_mode(0o777);
+        let replaceable = with_mode(0o600).expect("a configuration");
+        assert!(
+            replaceable[0]
+                .message
+                .ends_with("whose folder every user can write; run chmod go-w on the folder"),
+            "{replaceable:?}"
+        );
+        folder_mode(0o1777);
+        assert_eq!(with_mode(0o600).expect("a configuration"), []);
         let wrong = with_mode(0o666).expect_err("a problem");
         assert!(wrong.contains("which every user can write; run chmod 600"), "{wrong}");
     }
@@ -166,12 +207,13 @@ mod tests {
         let notes = with_mode(MINIMAL, 0o644).expect("a configuration");
         assert_eq!(
             notes,
-            [
-                "every user can read this file, which holds secrets; run chmod 600 on it, or use the `_file` keys"
-            ]
+            ["is a file with secrets which every user can read; run chmod 600 on it"]
         );
         let wrong = with_mode(MINIMAL, 0o622).expect_err("a problem");
-        assert!(wrong.ends_with("every user can write this file; run chmod go-w on it"), "{wrong}");
+        assert!(
+            wrong.ends_with("is a file that every user can write; run chmod 600 on it"),
+            "{wrong}"
+        );
 
         for (name, text) in
             [("key", "XiNvYq6hXRB9QS0pK4sIr2GjAbt5tAa3YR0IUbpO7zQ="), ("secret", "x")]
@@ -222,10 +264,11 @@ mod tests {
             "postgres://u:pa@ss@db.example/broker",
             "postgres://u:pa/ss@db.example/broker",
             "postgres://u:pa?ss@db.example/broker",
+            "postgres://u:pa%ss@db.example/broker",
         ] {
             let wrong = parse(MINIMAL, Path::new(""), &[("TOKEN_BROKER__DATABASE__URL", url)]);
             let wrong = wrong.expect_err(url);
-            assert!(wrong.contains("percent-encode"), "{url}: {wrong}");
+            assert!(wrong.contains("? is %3F"), "{url}: {wrong}");
             assert!(!wrong.contains("ss@"), "{url}: {wrong}");
         }
     }

@@ -1,18 +1,16 @@
 //! Secrets, which come from a key or from the file that a second key names.
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use secrecy::SecretString;
 use url::Url;
 use zeroize::Zeroizing;
 
+use super::placeholder;
 use super::problem::Reported;
 use super::section::Section;
 use super::value;
-
-const WRITABLE_BY_ALL: u32 = 0o002;
-const READABLE_BY_ALL: u32 = 0o004;
+use crate::file_access::{Access, Content};
 
 /// A secret, and the key that gave it, for problems of its value.
 pub(super) struct Secret {
@@ -32,6 +30,9 @@ impl Section<'_> {
         match (direct?, file?) {
             (Some(_), Some(_)) => Err(self.both_given(key, file_key)),
             (Some(text), None) => {
+                if placeholder::is_secret(&text) {
+                    return Err(self.problem(key, "is a placeholder; fill it in"));
+                }
                 let is_url = Url::parse(&text).is_ok_and(|url| url.password().is_none());
                 if !is_url && !self.is_from_environment(key) {
                     self.report.has_secret.set(true);
@@ -43,6 +44,11 @@ impl Section<'_> {
                 let text = without_final_newline(&text);
                 if text.trim().is_empty() {
                     return Err(self.problem(file_key, "names a file that is empty; fill it"));
+                }
+                if placeholder::is_secret(text) {
+                    return Err(
+                        self.problem(file_key, "names a file with a placeholder; fill it in")
+                    );
                 }
                 Ok(Some(Secret { key: file_key, value: text.into() }))
             }
@@ -58,7 +64,7 @@ impl Section<'_> {
     /// The content of a file that a key names, relative to the configuration's folder.
     pub(super) fn file(&self, key: &str, path: &str) -> Result<Zeroizing<String>, Reported> {
         let path = self.report.folder.join(path);
-        self.check_mode(key, &path)?;
+        self.check_mode(key, &path, Content::Secret)?;
         std::fs::read_to_string(&path).map(Zeroizing::new).map_err(|error| {
             let path = path.display();
             let remedy = "name a text file that this process can read";
@@ -68,41 +74,24 @@ impl Section<'_> {
 }
 
 impl Section<'_> {
-    /// Refuses a secret that anyone can replace, and takes note of one that anyone can read.
-    pub(super) fn check_mode(&self, key: &str, path: &Path) -> Result<(), Reported> {
+    /// Refuses a file that every user can change, and takes note of one that too many can read or replace.
+    pub(super) fn check_mode(
+        &self,
+        key: &str,
+        path: &Path,
+        content: Content,
+    ) -> Result<(), Reported> {
         let shown = path.display();
-        match access_of_all(path) {
-            Access::Write => {
-                let wrong =
-                    format!("names {shown}, which every user can write; run chmod 600 on it");
-                return Err(self.problem(key, wrong));
-            }
-            Access::Read => {
-                self.note(key, format!("every user can read {shown}; run chmod 600 on it"));
-            }
-            Access::None => {}
+        let access = Access::of(path);
+        if access.all_write {
+            let remedy = content.remedy();
+            let wrong = format!("names {shown}, which every user can write; run {remedy} on it");
+            return Err(self.problem(key, wrong));
+        }
+        for weakness in access.weaknesses(content) {
+            self.note(key, format!("names {shown}, {weakness}"));
         }
         Ok(())
-    }
-}
-
-/// The access of every user of the machine to a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Access {
-    None,
-    Read,
-    Write,
-}
-
-/// The most that every user may do with a file. A file that is missing is reported when it is read.
-pub(super) fn access_of_all(path: &Path) -> Access {
-    let mode = std::fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode());
-    if mode & WRITABLE_BY_ALL != 0 {
-        Access::Write
-    } else if mode & READABLE_BY_ALL != 0 {
-        Access::Read
-    } else {
-        Access::None
     }
 }
 

@@ -62,7 +62,7 @@ http.listen: must be a string, not an integer
 http.public_url: must be an absolute https URL; http is allowed on loopback only
 ops.listen: must be an IP address and a port, such as \"127.0.0.1:8080\"
 ops.port: is unknown; known here: listen (set by TOKEN_BROKER__OPS__PORT)
-database.url: must be a URL such as \"sqlite://token-broker.db?mode=rwc\" or \"postgres://USER:PASSWORD@HOST/DATABASE\"; percent-encode what a user name or password has besides letters and digits
+database.url: must be a URL such as \"sqlite://token-broker.db?mode=rwc\" or \"postgres://USER:PASSWORD@HOST/DATABASE\"
 database.listen_url: must be a URL such as \"postgres://USER:PASSWORD@HOST/DATABASE\"
 database.max_connections: must be a whole number, not a date or time
 encryption.keys_file: is given beside keys; keep one of them

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use super::problem::Reported;
-use super::secret::{Access, access_of_all};
-use super::section::Section;
+use super::section::{Section, all};
 use super::value::filled;
+use crate::file_access::Content;
 use crate::listener::TlsFiles;
 
 /// Support for client certificates on a listener.
@@ -30,24 +30,26 @@ pub(super) fn read(
     let folder = section.report.folder.clone();
     let at = |path: String| -> PathBuf { folder.join(path) };
     let given = |path: Option<&String>| path.map(|path| folder.join(path));
-    let key_path = given(key.as_ref().ok());
-    let checked = key_path.map_or(Ok(()), |path| section.check_mode("key_file", &path));
-    let public = [
-        ("certificate_file", given(certificate.as_ref().ok())),
-        ("client_ca_file", given(client_ca.as_ref().ok().and_then(Option::as_ref))),
+    let files = [
+        ("certificate_file", given(certificate.as_ref().ok()), Content::Public),
+        ("key_file", given(key.as_ref().ok()), Content::Secret),
+        (
+            "client_ca_file",
+            given(client_ca.as_ref().ok().and_then(Option::as_ref)),
+            Content::Public,
+        ),
     ];
-    let public = public.into_iter().filter_map(|(key, path)| path.map(|path| (key, path)));
-    let changeable = public.filter(|(_, path)| access_of_all(path) == Access::Write);
-    let refused = changeable.map(|(key, path)| {
-        let path = path.display();
-        Err(section.problem(
-            key,
-            format!("names {path}, which every user can write; run chmod go-w on it"),
-        ))
-    });
-    let refused: Result<(), Reported> = refused.collect();
+    let checked = all(files.into_iter().filter_map(|(key, path, content)| {
+        path.map(|path| section.check_mode(key, &path, content))
+    }));
+    if matches!(client_ca, Ok(Some(_))) {
+        section.note(
+            "client_ca_file",
+            "a client without a certificate is served too, by its API key; let a mesh or a proxy require one if \
+             every bot must have one",
+        );
+    }
     section.finish();
     checked?;
-    refused?;
     Ok(TlsFiles { certificate: at(certificate?), key: at(key?), client_ca: client_ca?.map(at) })
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
+use super::placeholder;
+
 /// A problem of a value, written after its key: "must be …; write …".
 pub(super) type Wrong = String;
 
@@ -28,6 +30,10 @@ fn kind(value: &Value) -> &'static str {
 
 pub(super) fn text(value: Value) -> Result<String, Wrong> {
     match value {
+        // As in the example that an operator starts from.
+        Value::String(text) if placeholder::is_blank(&text) => {
+            Err("is a placeholder; fill it in".to_owned())
+        }
         Value::String(text) => Ok(text),
         other => Err(wrong_type("a string", &other)),
     }
@@ -38,10 +44,6 @@ pub(super) fn filled(value: Value) -> Result<String, Wrong> {
     let text = text(value)?;
     if text.trim().is_empty() {
         return Err("must not be empty".to_owned());
-    }
-    // As in the example that an operator starts from.
-    if text.starts_with('<') && text.ends_with('>') {
-        return Err("is a placeholder; fill it in".to_owned());
     }
     Ok(text)
 }

@@ -1,26 +1,23 @@
 //! TLS of a listener, with certificates that are replaced without a restart.
 
+mod files;
+
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
-use sha2::{Digest, Sha256};
+use rustls::ServerConfig;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 
-use zeroize::Zeroizing;
+pub use self::files::{TlsError, TlsFiles, Validity};
 
 use super::Place;
-use crate::crypto::sealed::length_prefixed;
 
 /// The time that a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,16 +25,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The interval at which the files are read again.
 const RELOAD: Duration = Duration::from_secs(10);
 
-/// The files of a listener's TLS, in PEM.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TlsFiles {
-    /// The listener's certificate, and those between it and its CA.
-    pub certificate: PathBuf,
-    /// The key of the certificate.
-    pub key: PathBuf,
-    /// CAs of client certificates. With it, clients are asked for a certificate, which must then be valid.
-    pub client_ca: Option<PathBuf>,
-}
+/// The time between two log lines about handshakes that failed.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// The application protocol that a listener negotiates (ALPN).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,80 +37,89 @@ pub enum Protocol {
     Http1,
 }
 
-/// Why TLS cannot be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// A file cannot be read, or holds nothing of its kind.
-    #[error("{path}: {reason}")]
-    File {
-        /// The file.
-        path: String,
-        /// The reason.
-        reason: String,
-    },
-    /// The key is not that of the certificate, or neither can be used.
-    #[error("the certificate and its key cannot be used: {0}")]
-    Unusable(String),
-}
-
 /// The TLS of one listener.
 pub struct Tls {
+    /// The section of the configuration, such as `grpc.tls`.
+    section: &'static str,
     files: TlsFiles,
     protocol: Protocol,
     current: RwLock<Current>,
+    failures: Failures,
 }
 
 struct Current {
     /// Of the files' contents, to see that they have changed.
     digest: [u8; 32],
     config: Arc<ServerConfig>,
+    validity: Validity,
 }
 
 /// A connection with or without TLS.
 pub type MaybeTls = Either<TcpStream, TlsStream<TcpStream>>;
 
 impl Tls {
-    /// Reads the files.
+    /// Reads the files that `section` of the configuration names. An expired certificate is used: its clients report
+    /// it, and the other listeners go on.
     ///
     /// # Errors
     ///
     /// [`TlsError`] if they cannot be used.
-    pub fn load(files: TlsFiles, protocol: Protocol) -> Result<Self, TlsError> {
-        let contents = files.read()?;
-        let config = Arc::new(config(&files, &contents, protocol)?);
-        let current = Current { digest: digest(&contents), config };
-        Ok(Self { files, protocol, current: RwLock::new(current) })
+    pub fn load(
+        section: &'static str,
+        files: TlsFiles,
+        protocol: Protocol,
+    ) -> Result<Self, TlsError> {
+        let current = Current::of(files.read(section)?.load(protocol)?);
+        let failures = Failures::new();
+        Ok(Self { section, files, protocol, current: RwLock::new(current), failures })
+    }
+
+    /// The time in which the certificate in use is valid.
+    #[must_use]
+    pub fn validity(&self) -> Validity {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).validity
     }
 
     /// Reads the files again. Returns `true` if they have changed, and are used from now on.
     ///
     /// # Errors
     ///
-    /// [`TlsError`] if they cannot be used. Then the earlier ones stay.
+    /// [`TlsError`] if they cannot be used, if every user can write one of them, or if the new certificate is not valid
+    /// now. Then the earlier ones stay.
     pub fn reload(&self) -> Result<bool, TlsError> {
-        let contents = self.files.read()?;
-        let digest = digest(&contents);
-        if self.current.read().unwrap_or_else(PoisonError::into_inner).digest == digest {
+        let contents = self.files.read(self.section)?;
+        if self.current.read().unwrap_or_else(PoisonError::into_inner).digest == contents.digest() {
             return Ok(false);
         }
-        let config = Arc::new(config(&self.files, &contents, self.protocol)?);
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Current { digest, config };
+        self.files.check_modes(self.section)?;
+        let loaded = contents.load(self.protocol)?;
+        if let Some(wrong) = loaded.validity.wrong(SystemTime::now()) {
+            return Err(contents.certificate_error(wrong));
+        }
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Current::of(loaded);
         Ok(true)
     }
 
-    /// Replaces certificates when their files change, until `stopping`.
+    /// Replaces certificates when their files change, and logs when one is about to expire, until `stopping`.
     pub async fn watch(&self, stopping: CancellationToken) {
+        let section = self.section;
         let mut last_error = None;
+        let mut last_warning = None;
         loop {
+            let warning = self.validity().warning(SystemTime::now());
+            if let Some(warning) = warning.as_ref().filter(|_| warning != last_warning) {
+                tracing::warn!(section, "the TLS certificate {warning}");
+            }
+            last_warning = warning;
             tokio::select! {
                 () = tokio::time::sleep(RELOAD) => {}
                 () = stopping.cancelled() => return,
             }
-            let path = self.files.certificate.display();
             match self.reload() {
                 Ok(changed) => {
                     if changed {
-                        tracing::info!(certificate = %path, "TLS certificate replaced");
+                        let not_after = self.validity().not_after();
+                        tracing::info!(section, not_after, "TLS files replaced");
                     }
                     last_error = None;
                 }
@@ -130,7 +128,7 @@ impl Tls {
                     if last_error.as_ref() != Some(&error) {
                         tracing::error!(
                             error,
-                            "cannot replace the TLS certificate; the earlier one stays in use"
+                            "cannot replace the TLS files; the earlier ones stay in use"
                         );
                     }
                     last_error = Some(error);
@@ -145,6 +143,60 @@ impl Tls {
 
     async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         TlsAcceptor::from(self.config()).accept(stream).await
+    }
+
+    /// Logs a failed handshake, at most one in ten seconds. Load balancers that only connect are no failures.
+    fn failed(&self, error: &io::Error, place: &Place) {
+        let is_of_tls = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
+        if !is_of_tls {
+            tracing::debug!(%error, peer = %place.peer(), "TLS handshake ended");
+        } else if let Some(unlogged) = self.failures.count() {
+            tracing::info!(
+                section = self.section,
+                peer = %place.peer(),
+                unlogged,
+                %error,
+                "TLS handshake failed"
+            );
+        }
+    }
+}
+
+impl Current {
+    fn of(loaded: files::Loaded) -> Self {
+        let files::Loaded { digest, config, validity } = loaded;
+        Self { digest, config: Arc::new(config), validity }
+    }
+}
+
+/// Decides which failed handshakes are logged.
+struct Failures {
+    start: Instant,
+    /// The second, counted from `start`, from which on the next one is logged.
+    next: AtomicU64,
+    unlogged: AtomicU64,
+}
+
+impl Failures {
+    fn new() -> Self {
+        Self { start: Instant::now(), next: AtomicU64::new(0), unlogged: AtomicU64::new(0) }
+    }
+
+    /// Returns the number of earlier ones that were not logged if this one is to be logged.
+    fn count(&self) -> Option<u64> {
+        let now = self.start.elapsed().as_secs();
+        let next = self.next.load(Ordering::Relaxed);
+        let after = now + QUIET.as_secs();
+        let is_due = now >= next
+            && self
+                .next
+                .compare_exchange(next, after, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
+        if is_due {
+            return Some(self.unlogged.swap(0, Ordering::Relaxed));
+        }
+        self.unlogged.fetch_add(1, Ordering::Relaxed);
+        None
     }
 }
 
@@ -164,26 +216,11 @@ pub(super) async fn secure(
     match result {
         Ok(Ok(stream)) => Some(Either::Right(stream)),
         Ok(Err(error)) => {
-            tracing::debug!(%error, peer = %place.peer(), "TLS handshake failed");
+            tls.failed(&error, place);
             None
         }
         Err(_) => None,
     }
-}
-
-impl TlsFiles {
-    fn read(&self) -> Result<Vec<Zeroizing<Vec<u8>>>, TlsError> {
-        let paths = [Some(&self.certificate), Some(&self.key), self.client_ca.as_ref()];
-        let read = |path: &PathBuf| {
-            std::fs::read(path).map(Zeroizing::new).map_err(|error| wrong(path, &error))
-        };
-        paths.into_iter().flatten().map(read).collect()
-    }
-}
-
-fn digest(contents: &[Zeroizing<Vec<u8>>]) -> [u8; 32] {
-    let framed = length_prefixed(contents.iter().map(|content| content.as_slice()));
-    Sha256::digest(Zeroizing::new(framed).as_slice()).into()
 }
 
 impl fmt::Debug for Tls {
@@ -192,50 +229,16 @@ impl fmt::Debug for Tls {
     }
 }
 
-fn wrong(path: &Path, reason: &impl ToString) -> TlsError {
-    TlsError::File { path: path.display().to_string(), reason: reason.to_string() }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn config(
-    files: &TlsFiles,
-    contents: &[Zeroizing<Vec<u8>>],
-    protocol: Protocol,
-) -> Result<ServerConfig, TlsError> {
-    let certificates = certificates(&files.certificate, &contents[0])?;
-    let key =
-        PrivateKeyDer::from_pem_slice(&contents[1]).map_err(|error| wrong(&files.key, &error))?;
-    let unusable = |error: rustls::Error| TlsError::Unusable(error.to_string());
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .map_err(unusable)?;
-    let builder = match &files.client_ca {
-        Some(path) => {
-            let mut roots = RootCertStore::empty();
-            for ca in self::certificates(path, &contents[2])? {
-                roots.add(ca).map_err(|error| wrong(path, &error))?;
-            }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-                .allow_unauthenticated()
-                .build()
-                .map_err(|error| wrong(path, &error))?;
-            builder.with_client_cert_verifier(verifier)
-        }
-        None => builder.with_no_client_auth(),
-    };
-    let mut config = builder.with_single_cert(certificates, key).map_err(unusable)?;
-    config.alpn_protocols = vec![match protocol {
-        Protocol::Http2 => b"h2".to_vec(),
-        Protocol::Http1 => b"http/1.1".to_vec(),
-    }];
-    Ok(config)
-}
-
-fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    let found = found.map_err(|error| wrong(path, &error))?;
-    if found.is_empty() {
-        return Err(wrong(path, &"has no certificate in PEM"));
+    #[test]
+    fn of_many_failures_one_is_logged() {
+        let failures = Failures::new();
+        assert_eq!(failures.count(), Some(0));
+        assert_eq!((failures.count(), failures.count()), (None, None));
+        failures.next.store(0, Ordering::Relaxed);
+        assert_eq!(failures.count(), Some(2));
     }
-    Ok(found)
 }

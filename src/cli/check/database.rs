@@ -1,7 +1,6 @@
 //! The database, as `serve` needs it.
 
-use std::path::Path;
-
+use super::super::sqlite::path_to_make;
 use super::super::{connect, storage_settings};
 use crate::config::Config;
 use crate::storage::{MissingFile, Storage};
@@ -47,25 +46,11 @@ pub(super) async fn check(config: &Config) -> anyhow::Result<String> {
 }
 
 fn missing_database(config: &Config, missing: &MissingFile) -> anyhow::Result<String> {
-    let path = std::path::absolute(&missing.path).unwrap_or_else(|_| missing.path.clone());
-    let path = path.display();
-    if !missing.creates {
-        anyhow::bail!("{path} is not there; add ?mode=rwc to database.url to have it made");
-    }
-    let folder = missing.path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
-        anyhow::bail!("there is no folder {} for {path}; make it", folder.display());
-    }
-    // The file has no name, and so leaves no trace.
-    if let Err(error) = tempfile::tempfile_in(folder.unwrap_or(Path::new("."))) {
-        anyhow::bail!(
-            "database.url: cannot make {path}: {error}; let the user of this process write in its folder"
-        );
-    }
+    let path = path_to_make(missing)?;
     if !config.database.migrate {
-        anyhow::bail!("{path} is not there yet: run `token-broker migrate --config FILE`");
+        anyhow::bail!("{path} does not exist yet: run `token-broker migrate --config FILE`");
     }
-    Ok(format!("{path} is not there yet; serve makes it"))
+    Ok(format!("{path} does not exist yet; serve makes it"))
 }
 
 /// Finds a role that could not apply the migrations, or not work with the tables.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 
+use super::super::serve::LISTEN_REMEDY;
 use super::super::storage_settings;
 use crate::config::Config;
 
@@ -26,9 +27,9 @@ pub(super) async fn check(config: &Config) -> anyhow::Result<String> {
             Err(error) if error.kind() == ErrorKind::AddrInUse && is_served(config).await => {
                 in_use = true;
             }
-            Err(error) => anyhow::bail!(
-                "{key}: cannot listen on {address}: {error}; stop what listens there, or configure another address"
-            ),
+            Err(error) => {
+                anyhow::bail!("{key}: cannot listen on {address}: {error}; {LISTEN_REMEDY}")
+            }
         }
     }
     Ok(if in_use { "in order (a token-broker runs with them)" } else { "in order" }.to_owned())

@@ -123,7 +123,7 @@ async fn checked() {
     let before = site.run(&["check"]).await;
     assert_eq!((before.code, before.stderr.as_str()), (Some(0), ""), "{before:?}");
     let expected =
-        format!("database: {} is not there yet; serve makes it", site.database().display());
+        format!("database: {} does not exist yet; serve makes it", site.database().display());
     assert_eq!(before.stdout.lines().last(), Some(expected.as_str()));
     assert!(!site.database().exists(), "check makes nothing");
     site.serve().await.kill().await;

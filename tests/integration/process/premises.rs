@@ -16,7 +16,8 @@ use crate::harness::tools::root;
 use crate::harness::world::{PROVIDER, api_key};
 
 /// The first key of the keyring.
-pub const ENCRYPTION_KEY: &[u8; 32] = b"canary-encryption-key-0123456789";
+/// Not a text, which would be refused.
+pub const ENCRYPTION_KEY: &[u8; 32] = b"canary-encryption-key-012345678\xff";
 
 /// The broker's id at its provider.
 pub const CLIENT_ID: &str = "token-broker";

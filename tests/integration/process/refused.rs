@@ -165,15 +165,16 @@ async fn busy_port() {
     let address = taken.local_addr().expect("an address").to_string();
     for listener in ["GRPC", "HTTP", "OPS"] {
         let variable = format!("TOKEN_BROKER__{listener}__LISTEN");
+        let key = format!("{}.listen", listener.to_lowercase());
         let ended = site.run_with(&["serve"], &[(&variable, &address)]).await;
         assert_eq!(ended.code, Some(1), "{}", ended.stderr);
-        let expected = format!("token-broker: cannot listen on {address}: Address already in use");
+        let expected =
+            format!("token-broker: {key}: cannot listen on {address}: Address already in use");
         let last = ended.stderr.lines().last().expect("a line");
         assert!(last.starts_with(&expected), "{}", ended.stderr);
         assert!(!ended.stderr.contains("\"serving\""), "{}", ended.stderr);
         let checked = site.run_with(&["check"], &[(&variable, &address)]).await;
         assert_eq!(checked.code, Some(1), "{checked:?}");
-        let key = format!("{}.listen", listener.to_lowercase());
         let expected =
             format!("listeners: {key}: cannot listen on {address}: Address already in use");
         assert!(checked.stdout.contains(&expected), "{checked:?}");

@@ -3,7 +3,9 @@
 use std::process::{Output, Stdio};
 
 use libtest_mimic::Trial;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd,
+};
 use token_broker_client::{ApiKey, ChannelError, Client};
 use tokio::process::Command;
 use tonic::transport::{Certificate, ClientTlsConfig};
@@ -22,6 +24,7 @@ pub fn trials() -> Vec<Trial> {
         ),
         trial("process::tls::certificates_are_replaced_under_load", replaced),
         trial("process::tls::files_that_cannot_be_used_are_reported", wrong_files),
+        trial("process::tls::an_expired_certificate_is_reported_until_it_is_renewed", expired),
         trial("process::tls::the_client_sends_no_key_in_the_clear", client),
     ]
 }
@@ -43,8 +46,14 @@ impl Authority {
 
     /// A certificate for this machine, and its key.
     fn certificate(&self) -> (String, String) {
+        self.certificate_until(4096)
+    }
+
+    /// One that is valid until the start of a year.
+    fn certificate_until(&self, year: i32) -> (String, String) {
         let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
         let mut params = CertificateParams::new(names).expect("names");
+        params.not_after = date_time_ymd(year, 1, 1);
         params.distinguished_name.push(DnType::CommonName, "the broker of the tests");
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.0).expect("a certificate");
@@ -58,7 +67,8 @@ async fn site(authority: &Authority) -> Site {
     put(&site, &authority.certificate());
     site.put("ca.pem", &authority.pem());
     let tls = "certificate_file = \"tls.crt\"\nkey_file = \"tls.key\"\n";
-    site.write(&format!("{}\n[grpc.tls]\n{tls}[http.tls]\n{tls}", site.config()));
+    let config = site.config().replace("public_url = \"http:", "public_url = \"https:");
+    site.write(&format!("{config}\n[grpc.tls]\n{tls}[http.tls]\n{tls}"));
     site
 }
 
@@ -131,11 +141,15 @@ async fn replaced() {
     let mut before = connect(&serving, &first).await.expect("a connection");
     // One that cannot be used changes nothing.
     site.put("tls.crt", "no certificate");
-    serving
-        .process
-        .stderr
-        .logged("cannot replace the TLS certificate; the earlier one stays in use")
-        .await;
+    let kept = "cannot replace the TLS files; the earlier ones stay in use";
+    let line = serving.process.stderr.logged(kept).await;
+    assert!(line["error"].to_string().contains("tls.certificate_file: "), "{line}");
+    connect(&serving, &first).await.expect("the earlier certificate");
+    put(&site, &second.certificate_until(2020));
+    while !serving.process.stderr.logged(kept).await["error"]
+        .to_string()
+        .contains("expired at 2020-01-01T00:00:00Z; renew it")
+    {}
     connect(&serving, &first).await.expect("the earlier certificate");
     put(&site, &second.certificate());
     let (mut calls, mut connections) = (0, 0);
@@ -155,9 +169,10 @@ async fn wrong_files() {
     let (one, other) = (Authority::new().certificate(), Authority::new().certificate());
     let site = site(&Authority::new()).await;
     for ((certificate, key), expected) in [
-        ((&one.0, &other.1), "grpc.tls: the certificate and its key cannot be used"),
-        ((&String::new(), &one.1), "tls.crt: has no certificate in PEM"),
-        ((&one.0, &String::new()), "tls.key: "),
+        ((&one.0, &other.1), "grpc.tls.key_file: "),
+        ((&one.0, &other.1), "tls.key: is not the key of "),
+        ((&String::new(), &one.1), "tls.crt: has no certificate in PEM; name a file"),
+        ((&one.0, &String::new()), "tls.key: has no private key in PEM"),
     ] {
         site.put("tls.key", key);
         site.put("tls.crt", certificate);
@@ -168,6 +183,28 @@ async fn wrong_files() {
             assert!(text.contains(expected), "{command}: {text}");
         }
     }
+}
+
+/// An expired certificate is an error of `check`. `serve` logs it and runs, for its clients decide.
+async fn expired() {
+    let authority = Authority::new();
+    let site = site(&authority).await;
+    put(&site, &authority.certificate_until(2020));
+    let checked = site.run(&["check"]).await;
+    let expected =
+        "certificates: grpc.tls.certificate_file: expired at 2020-01-01T00:00:00Z; renew it";
+    assert_eq!(checked.code, Some(1), "{checked:?}");
+    assert!(checked.stdout.contains(expected), "{checked:?}");
+    let mut serving = site.serve().await;
+    let logged = "the TLS certificate expired at 2020-01-01T00:00:00Z; renew it";
+    serving.process.stderr.logged(logged).await;
+    assert!(connect(&serving, &authority).await.is_err(), "an expired certificate");
+    let logged = serving.process.stderr.logged("TLS handshake failed").await;
+    assert!(logged.to_string().contains("CertificateExpired"), "{logged}");
+    put(&site, &authority.certificate());
+    serving.process.stderr.logged("TLS files replaced").await;
+    connect(&serving, &authority).await.expect("the renewed certificate");
+    assert_eq!(serving.terminate().await.code, Some(0));
 }
 
 async fn client() {
