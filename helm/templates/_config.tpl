@@ -77,6 +77,9 @@ otlp_endpoint = {{ toRawJson . }}
   (list "clientId" "client_id")
   (list "clientAuth" "client_auth")
   (list "scopes" "scopes")
+  (list "unreportedScopes" "unreported_scopes")
+  (list "deadGrantErrors" "dead_grant_errors")
+  (list "idToken" "id_token")
 }}
 {{- range $name, $provider := .Values.providers }}
 
@@ -88,6 +91,13 @@ otlp_endpoint = {{ toRawJson . }}
 {{- end }}
 {{- if $provider.existingSecret }}
 client_secret_file = {{ printf "%s/providers/%s" $secrets $name | toRawJson }}
+{{- end }}
+{{- with $provider.scopeAliases }}
+
+[providers.{{ $name }}.scope_aliases]
+{{- range $scope, $aliases := . }}
+{{ toRawJson $scope }} = {{ toRawJson $aliases }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- $keys := list
@@ -114,7 +124,7 @@ rate = { per_second = {{ int64 .perSecond }}, burst = {{ int64 .burst }} }
 
 [bots.{{ $name }}.scopes]
 {{- range $provider, $scopes := . }}
-{{ $provider }} = {{ toRawJson $scopes }}
+{{ toRawJson $provider }} = {{ toRawJson $scopes }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -21,6 +21,8 @@ What the schema cannot say. All that is wrong is told at once, each with what to
 
 {{- if not .Values.grpc.transport -}}
 {{- $wrong = append $wrong "grpc.transport: is required, for API keys and tokens cross the network; write tls (with grpc.tls.existingSecret), or mesh if a mesh or a Gateway encrypts, or plaintext if nothing does" -}}
+{{- else if not (has .Values.grpc.transport (list "tls" "mesh" "plaintext")) -}}
+{{- $wrong = append $wrong (printf "grpc.transport: is %q; write tls, mesh or plaintext" .Values.grpc.transport) -}}
 {{- else if and (eq .Values.grpc.transport "tls") (not .Values.grpc.tls.existingSecret) -}}
 {{- $wrong = append $wrong "grpc.tls.existingSecret: is required with grpc.transport: tls; name a Secret with tls.crt and tls.key, such as cert-manager makes" -}}
 {{- else if and (ne .Values.grpc.transport "tls") (or .Values.grpc.tls.existingSecret .Values.grpc.tls.clientCaKey) -}}
@@ -63,13 +65,26 @@ What the schema cannot say. All that is wrong is told at once, each with what to
 {{- end -}}
 
 {{- $owners := dict -}}
+{{- $confirmations := dict -}}
 {{- range $name, $bot := .Values.bots -}}
 {{- range $bot.apiKeysSha256 -}}
+{{- if not (regexMatch `^[0-9a-fA-F]{64}$` .) -}}
+{{- /* Not repeated in the message, for it may be the key. */ -}}
+{{- $wrong = append $wrong (printf "bots.%s.apiKeysSha256: has what is no SHA-256 of 64 hex digits; write the hash that `token-broker api-key new` prints" $name) -}}
+{{- else if or (eq (lower .) (sha256sum "")) (regexMatch `^0+$` .) -}}
+{{- $wrong = append $wrong (printf "bots.%s.apiKeysSha256: has the hash of an empty key, or zeros; write the hash that `token-broker api-key new` prints" $name) -}}
+{{- end -}}
 {{- if hasKey $owners (lower .) -}}
 {{- $wrong = append $wrong (printf "bots.%s.apiKeysSha256: has a key of bots.%s, so that nobody could tell which bot calls; give each bot keys of its own" $name (get $owners (lower .))) -}}
 {{- end -}}
 {{- $_ := set $owners (lower .) $name -}}
 {{- end -}}
+{{- $namespace := default $name $bot.namespace -}}
+{{- $confirmation := default "code" $bot.confirmation -}}
+{{- if ne $confirmation (default $confirmation (get $confirmations $namespace)) -}}
+{{- $wrong = append $wrong (printf "bots.%s.confirmation: differs from that of another bot of the namespace %s; write the same, or give one of them a namespace of its own" $name $namespace) -}}
+{{- end -}}
+{{- $_ := set $confirmations $namespace $confirmation -}}
 {{- $named := without $bot.providers "*" | concat (keys (default dict $bot.scopes)) | uniq | sortAlpha -}}
 {{- range $named -}}
 {{- if not (hasKey $.Values.providers .) -}}
