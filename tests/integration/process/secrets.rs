@@ -55,7 +55,7 @@ async fn missing_file() {
     let line = "client_secret_file = \"not-there\"";
     site.write(&with_line(&site.config(), "client_secret", line));
     let ended = site.run(&["serve"]).await;
-    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert_eq!(ended.code, Some(78), "{ended:?}");
     let told = format!(
         "\nproviders.acme.client_secret_file: names {}, which cannot be read: No such file",
         site.path("not-there").display()
@@ -65,7 +65,7 @@ async fn missing_file() {
     let both = site.config().replace("scopes = [", &format!("{line}\nscopes = ["));
     site.write(&both);
     let ended = site.run(&["serve"]).await;
-    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert_eq!(ended.code, Some(78), "{ended:?}");
     let told = "client_secret_file: is given beside client_secret; keep one of them";
     assert!(ended.stderr.contains(told), "{ended:?}");
 }
@@ -91,7 +91,7 @@ async fn environment() {
     let mut command = site.command(&["serve"]);
     command.env(SECRET, CLIENT_SECRET).env(SECRET_FILE, &path);
     let ended = Running::start(command).ended().await;
-    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert_eq!(ended.code, Some(78), "{ended:?}");
     assert!(ended.stderr.contains("is given beside client_secret; keep one of them"), "{ended:?}");
 }
 

@@ -146,10 +146,7 @@ async fn replaced() {
     assert!(line["error"].to_string().contains("tls.certificate_file: "), "{line}");
     connect(&serving, &first).await.expect("the earlier certificate");
     put(&site, &second.certificate_until(2020));
-    while !serving.process.stderr.logged(kept).await["error"]
-        .to_string()
-        .contains("expired at 2020-01-01T00:00:00Z; renew it")
-    {}
+    serving.process.stderr.repeated(kept, 1, "expired at 2020-01-01T00:00:00Z; renew it").await;
     connect(&serving, &first).await.expect("the earlier certificate");
     put(&site, &second.certificate());
     let (mut calls, mut connections) = (0, 0);
