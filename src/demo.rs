@@ -21,6 +21,7 @@ use url::Url;
 
 use self::data::DataDirectory;
 use self::provider::DemoProvider;
+use crate::broker::Schema;
 use crate::broker::{Broker, CallLimits, NO_CACHE, Parts, Settings};
 use crate::crypto::random::Random;
 use crate::domain::bot::{ApiKey, Bot, Confirmation, Providers};
@@ -32,7 +33,6 @@ use crate::provider::{Egress, Http};
 use crate::runtime::{self, ListenerTls, Listeners};
 use crate::storage::{Clock, Storage};
 use crate::telemetry::{self, Format, Metrics, Output};
-use crate::workers::contact::Schema;
 
 /// The chat user.
 const SUBJECT: &str = "demo/you";

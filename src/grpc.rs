@@ -39,9 +39,9 @@ const CONTRACT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/contract.bin")
 /// The largest request that is read, in bytes.
 const MAX_REQUEST: usize = 64 * 1024;
 
-/// The most calls of health at once, and as many streams; the most of each version of reflection. One peer has at most
-/// 64 connections without a credential, with 4 such calls each.
-const MAX_HEALTH: usize = 512;
+/// The most calls of health at once, and as many streams: 4 on each of 1,024 connections, so that no peer keeps another
+/// out. The most of each version of reflection, which has larger responses.
+const MAX_HEALTH: usize = 4096;
 const MAX_REFLECTION: usize = 16;
 
 /// The largest request to health and reflection, in bytes.
@@ -53,6 +53,9 @@ const REFLECTION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The time that connections without a credential stay open at the end, so that watchers of health see its last state.
 const UNAUTHENTICATED_GRACE: Duration = Duration::from_millis(1500);
+
+/// The interval at which connections without a call under way are closed at the end.
+const CLOSE_AGAIN: Duration = Duration::from_millis(200);
 
 /// The number of bytes that one call, and one connection, may send before they are read.
 const CALL_WINDOW: u32 = 64 * 1024;
@@ -98,7 +101,7 @@ pub async fn serve(
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let limits = broker.settings().limits;
+    let limits = broker.settings.limits;
     let health = tonic_health::pb::health_server::HealthServer::new(
         tonic_health::server::HealthService::from_health_reporter(health),
     )
@@ -127,7 +130,11 @@ pub async fn serve(
         stopping.cancelled().await;
         tokio::time::sleep(UNAUTHENTICATED_GRACE).await;
         connections.close();
-        std::future::pending().await
+        // Those with calls under way are closed when the calls have ended.
+        loop {
+            connections.close_idle();
+            tokio::time::sleep(CLOSE_AGAIN).await;
+        }
     };
     tokio::select! {
         served = serving => Ok(served?),

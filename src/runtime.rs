@@ -13,10 +13,9 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::broker::Broker;
+use crate::broker::{Broker, Schema};
 use crate::listener::{Listener, ListenerLimits, Tls, http1};
 use crate::storage::DueWork;
-use crate::workers::contact::Schema;
 use crate::{grpc, http, workers};
 
 /// The time that calls under way may take to end.
@@ -133,25 +132,25 @@ pub async fn run(
     let mut parts = JoinSet::new();
 
     health.set_service_status(grpc::SERVICE_NAME, ServingStatus::NotServing).await;
-    let bridged = broker.settings().cache.outage_max_age;
+    let bridged = broker.settings.cache.outage_max_age;
     let reported = report(health.clone(), in_contact.clone(), bridged, ready, stopping.clone());
     let reporting = tokio::spawn(reported);
     let location = location(&listeners);
-    let watching = workers::contact::run(Arc::clone(&broker), contact, schema, location);
+    let watching = workers::database_health::run(Arc::clone(&broker), contact, schema, location);
     parts.spawn(async move { watching.await.map_err(|reason| ("storage", reason)) });
     // In the background: an endpoint that is still unknown is fetched when it is needed.
     let learning = Arc::clone(&broker);
-    let learning = tokio::spawn(async move { learning.providers().learn_all().await });
-    workers::figures::watch(&broker);
+    let learning = tokio::spawn(async move { learning.providers.learn_all().await });
+    workers::backlog::watch(&broker);
     let once = |work: Worker| once(in_contact.clone(), stopping.clone(), work);
     let (due, work) = watch::channel(DueWork::default());
     parts.spawn(once(Box::pin(workers::due::run(Arc::clone(&broker), due))));
-    parts.spawn(once(Box::pin(workers::changes::run(Arc::clone(&broker)))));
+    parts.spawn(once(Box::pin(workers::invalidations::run(Arc::clone(&broker)))));
     parts.spawn(once(Box::pin(workers::refresh_recovery::run(Arc::clone(&broker)))));
     parts.spawn(once(Box::pin(workers::revocations::run(Arc::clone(&broker), work.clone()))));
-    parts.spawn(once(Box::pin(workers::figures::run(Arc::clone(&broker)))));
+    parts.spawn(once(Box::pin(workers::backlog::run(Arc::clone(&broker)))));
     parts.spawn(once(Box::pin(workers::sweep::run(Arc::clone(&broker)))));
-    if broker.settings().proactive_refresh {
+    if broker.settings.proactive_refresh {
         parts.spawn(once(Box::pin(workers::proactive_refresh::run(Arc::clone(&broker), work))));
     }
 
@@ -168,7 +167,7 @@ pub async fn run(
     parts
         .spawn(async move { grpc.await.map_err(|error| ("the gRPC listener", error.to_string())) });
     let public = http::public_router(Arc::clone(&broker));
-    let ops_router = http::ops_router(readiness, broker.metrics().clone());
+    let ops_router = http::ops_router(readiness, broker.metrics.clone());
     let http = Listener::new(listeners.http, "redirect", http).with_tls(listeners.tls.http);
     let ops = Listener::new(listeners.ops, "ops", ops);
     for (router, listener, rate) in [(public, http, http_rate), (ops_router, ops, None)] {
@@ -186,16 +185,16 @@ pub async fn run(
     };
     tracing::info!("stopping");
     // While the address is still this process's own.
-    let leaving = broker.storage().leave_location();
+    let leaving = broker.database.leave_location();
     drop(tokio::time::timeout(LEAVES, leaving).await);
     stopping.cancel();
-    broker.drain();
+    broker.tasks.drain();
     // Until everything is stored, others must not take it for gone.
     let (beating, held) = (Arc::clone(&broker), CancellationToken::new());
     let stored = held.clone();
     let beating = tokio::spawn(async move {
         while !stored.is_cancelled() {
-            drop(beating.storage().heartbeat().await);
+            drop(beating.database.heartbeat().await);
             tokio::select! {
                 () = tokio::time::sleep(HEARTBEAT) => {}
                 () = stored.cancelled() => {}
@@ -212,18 +211,18 @@ pub async fn run(
     }
     reporting.abort();
     learning.abort();
-    let drained = tokio::time::timeout(COMMITS_END, broker.drained()).await;
+    let drained = tokio::time::timeout(COMMITS_END, broker.tasks.drained()).await;
     // Its last heartbeat must not come after the row is deleted.
     held.cancel();
     drop(tokio::time::timeout(LEAVES, beating).await);
     if drained.is_ok() {
         // It holds no response any more, so other replicas need not wait until its heartbeat is old.
-        let leaving = broker.storage().deregister_replica();
+        let leaving = broker.database.leave();
         if !matches!(tokio::time::timeout(LEAVES, leaving).await, Ok(Ok(()))) {
             tracing::debug!("this process stays among the replicas until its heartbeat is old");
         }
     }
-    if let Err(error) = broker.storage().close().await {
+    if let Err(error) = broker.database.close().await {
         tracing::warn!(%error, "the database did not close");
     }
     match fault {

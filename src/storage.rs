@@ -57,7 +57,17 @@ use crate::crypto::random::Random;
 use crate::domain::id::Id;
 
 /// The database, with the keyring that seals what goes in.
+///
+/// Each store has the statements of one kind of row. `Storage` itself has what concerns the database as a whole.
 pub struct Storage {
+    context: Arc<StoreContext>,
+    stores: Stores,
+    /// The lock that marks an SQLite file as served; released when dropped.
+    _serving: Option<std::fs::File>,
+}
+
+/// What all stores share.
+pub struct StoreContext {
     db: Database,
     /// Connections that calls cannot exhaust: for heartbeats, and for what providers have answered.
     reserved: Database,
@@ -76,20 +86,73 @@ pub struct Storage {
     /// SQLite has one writer. Writers queue here, in order of arrival, instead of polling for the
     /// file lock until `busy_timeout`.
     writer: Option<Arc<Semaphore>>,
-    /// The lock that marks an SQLite file as served; released when dropped.
-    _serving: Option<std::fs::File>,
+}
+
+/// Defines stores, each with the shared context.
+macro_rules! stores {
+    ($($(#[$doc:meta])* $name:ident of $accessor:ident;)*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Clone)]
+            pub struct $name(Arc<StoreContext>);
+
+            impl Deref for $name {
+                type Target = StoreContext;
+
+                fn deref(&self) -> &StoreContext {
+                    &self.0
+                }
+            }
+
+            impl std::fmt::Debug for $name {
+                fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                    f.debug_tuple(stringify!($name)).field(&self.0.db).finish()
+                }
+            }
+        )*
+
+        /// One of each.
+        struct Stores {
+            $($accessor: $name,)*
+        }
+
+        impl Stores {
+            fn of(context: &Arc<StoreContext>) -> Self {
+                Self { $($accessor: $name(Arc::clone(context)),)* }
+            }
+        }
+
+        impl Storage {
+            $(
+                $(#[$doc])*
+                #[must_use]
+                pub fn $accessor(&self) -> &$name {
+                    &self.stores.$accessor
+                }
+            )*
+        }
+    };
+}
+
+stores! {
+    /// Grants with their tokens, and the leases of their refreshes.
+    GrantStore of grants;
+    /// Authorizations, and the tokens that await confirmation.
+    AuthorizationStore of authorizations;
+    /// Tokens that are still to be revoked at their providers.
+    RevocationOutbox of revocations;
+    /// The processes that share the database.
+    ReplicaRegistry of replicas;
+    /// The encryption keys with which rows are sealed.
+    KeyRegistry of keys;
+    /// Cache invalidations between replicas.
+    Invalidations of invalidations;
 }
 
 /// A transaction that may write.
 struct Write(Transaction);
 
 impl Storage {
-    /// Returns `true` if other processes may serve from the same database.
-    #[must_use]
-    pub fn is_shared(&self) -> bool {
-        self.server.is_some()
-    }
-
     /// Records that the database is away: from now on statements of calls fail at once instead of waiting
     /// for a connection. Heartbeats and responses of providers still try.
     pub fn outage_began(&self) {
@@ -111,7 +174,9 @@ impl Storage {
     pub fn clock_runs(&self) -> bool {
         self.clock.runs()
     }
+}
 
+impl StoreContext {
     /// The turn to write; PostgreSQL needs none.
     async fn turn(&self) -> Option<OwnedSemaphorePermit> {
         match &self.writer {
@@ -131,9 +196,7 @@ impl Storage {
         let turn = self.turn().await;
         Ok(Write(self.reserved.begin(turn).await?))
     }
-}
 
-impl Storage {
     /// Claims rows whose `id` a statement selects, those that no other replica is claiming now, in one
     /// transaction with the update that marks them as claimed.
     async fn claim<E>(
@@ -162,6 +225,12 @@ impl Storage {
         })
         .await
     }
+
+    /// Returns `true` if other processes may serve from the same database.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.server.is_some()
+    }
 }
 
 impl Write {
@@ -175,6 +244,14 @@ impl Deref for Write {
 
     fn deref(&self) -> &Transaction {
         &self.0
+    }
+}
+
+impl Deref for Storage {
+    type Target = StoreContext;
+
+    fn deref(&self) -> &StoreContext {
+        &self.context
     }
 }
 

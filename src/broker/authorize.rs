@@ -2,7 +2,8 @@
 
 use url::Url;
 
-use super::{Broker, BrokerError};
+use super::access::{admit, disposal};
+use super::{AuthorizationService, BrokerError};
 use crate::domain::authorization::{Authorization, Flow, Options};
 use crate::domain::bot::Bot;
 use crate::domain::grant::GrantKey;
@@ -10,7 +11,7 @@ use crate::domain::id::Id;
 use crate::domain::scope::Scopes;
 use crate::domain::time::Timestamp;
 use crate::provider::{INVALID_RESPONSE, OAuthError};
-use crate::storage::NewAuthorization;
+use crate::storage::{NewAuthorization, StorageError, Swept};
 
 /// A request to start an authorization.
 #[derive(Debug, Clone)]
@@ -20,12 +21,12 @@ pub struct AuthorizeRequest {
     /// Empty: the provider's default scopes.
     pub scopes: Scopes,
     /// Options of the flow.
-    pub start: Start,
+    pub start: AuthorizeOptions,
 }
 
 /// Options of a new authorization.
 #[derive(Debug, Clone, Default)]
-pub struct Start {
+pub struct AuthorizeOptions {
     /// The flow. `None`: the provider's default.
     pub flow: Option<Flow>,
     /// The return URL and the login hint.
@@ -46,7 +47,7 @@ pub struct Started {
     pub link_expires_at: Timestamp,
 }
 
-impl Broker {
+impl AuthorizationService {
     /// Begins an authorization.
     ///
     /// # Errors
@@ -59,7 +60,7 @@ impl Broker {
     ) -> Result<Started, BrokerError> {
         let (request, scopes) = self.checked(bot, request).await?;
         let new = self.new_authorization(bot, &request, &scopes);
-        let authorization = self.storage.insert_authorization(&new).await?;
+        let authorization = self.authorizations.insert_authorization(&new).await?;
         tracing::info!(
             authorization.id = %authorization.id,
             provider = %request.key.provider,
@@ -77,7 +78,7 @@ impl Broker {
     ) -> Result<Started, BrokerError> {
         let (request, scopes) = self.checked(bot, request).await?;
         let new = self.new_authorization(bot, &request, &scopes);
-        let authorization = self.storage.find_or_insert_authorization(&new).await?;
+        let authorization = self.authorizations.find_or_insert_authorization(&new).await?;
         tracing::info!(
             authorization.id = %authorization.id,
             provider = %request.key.provider,
@@ -97,7 +98,7 @@ impl Broker {
             bot: &bot.name,
             scopes,
             options: &request.start.options,
-            link_ttl: self.settings.link_ttl,
+            link_ttl: self.link_ttl,
         }
     }
 
@@ -108,7 +109,7 @@ impl Broker {
         bot: &Bot,
         mut request: AuthorizeRequest,
     ) -> Result<(AuthorizeRequest, Scopes), BrokerError> {
-        let provider = self.admit(bot, &request.key)?;
+        let provider = admit(&self.providers, bot, &request.key)?;
         if request.start.flow == Some(Flow::DeviceCode) {
             return Err(BrokerError::FlowNotSupported {
                 provider: provider.name.clone(),
@@ -137,7 +138,7 @@ impl Broker {
             // As it was compared: a browser might read another spelling otherwise.
             request.start.options.return_url = Some(url.into());
         }
-        let grant = self.storage.find_grant_without_token(&request.key).await?;
+        let grant = self.grants.find_grant_without_token(&request.key).await?;
         let name = provider.name.as_str();
         let scopes = grant.map_or_else(
             || asked.clone(),
@@ -157,13 +158,30 @@ impl Broker {
     /// The link that the user opens.
     #[must_use]
     pub fn start_url(&self, id: Id) -> Url {
-        self.public_path(&format!("oauth2/start/{id}"))
+        start_url(&self.public_url, id)
     }
 
-    /// A path under the public URL, which may itself have one.
-    pub(super) fn public_path(&self, path: &str) -> Url {
-        under(&self.settings.public_url, path)
+    /// Ends authorizations whose time is up, about `limit` at once.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`].
+    pub async fn sweep(&self, limit: u64) -> Result<Swept, StorageError> {
+        self.outbox.forget_ended_revocations().await?;
+        let swept = self
+            .authorizations
+            .sweep_authorizations(limit, |provider| disposal(&self.providers, provider))
+            .await?;
+        for (provider, state) in &swept.ended {
+            self.metrics.authorization(provider, state.as_str());
+        }
+        Ok(swept)
     }
+}
+
+/// The link that the user opens to authorize.
+pub(super) fn start_url(public_url: &Url, id: Id) -> Url {
+    under(public_url, &format!("oauth2/start/{id}"))
 }
 
 /// A path under a public URL, which may itself have one.

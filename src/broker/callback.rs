@@ -1,6 +1,7 @@
 //! The browser's part: the start link, and the redirect that comes back.
 
 mod exchange;
+mod exchange_waiters;
 mod identify;
 mod outcome;
 
@@ -11,11 +12,12 @@ use secrecy::SecretString;
 use tokio::sync::SemaphorePermit;
 use url::Url;
 
+pub(super) use self::exchange_waiters::ExchangeWaiters;
 use self::outcome::outcome_of_final;
 pub use self::outcome::{CallbackError, CallbackOutcome};
-use super::authorize::under;
-use super::oauth_state::{BrowserSecret, Start, VerifiedState};
-use super::{Broker, BrokerError};
+use super::authorize::{start_url, under};
+use super::oauth_state::{BrowserSecret, BrowserState, VerifiedState};
+use super::{BrokerError, CallbackService};
 use crate::crypto::sealed::length_prefixed;
 use crate::domain::authorization::{Failure, State};
 use crate::domain::bot::Confirmation;
@@ -33,6 +35,10 @@ const EXCHANGE_POLL: Duration = Duration::from_millis(200);
 /// went to the provider needs no further permit.
 pub(super) const BROWSER_PERMITS: usize = 4;
 const BROWSER_WAIT: Duration = Duration::from_secs(5);
+
+/// The number of requests that wait for the exchange of one authorization, and of all together.
+const EXCHANGE_WAITERS: usize = 4;
+const ALL_EXCHANGE_WAITERS: usize = 64;
 
 /// Error codes of a user who refused: RFC 6749 section 4.1.2.1, LinkedIn, OpenID Connect Core section 3.1.2.6, Xero.
 const DENIED: [&str; 6] = [
@@ -77,7 +83,7 @@ pub struct Departure {
     pub browser: BrowserSecret,
 }
 
-impl Broker {
+impl CallbackService {
     /// Opens a start link. Free of side effects: previews fetch it, users open it in several tabs.
     ///
     /// # Errors
@@ -106,8 +112,8 @@ impl Broker {
             return Err(CallbackError::Misconfigured { provider: provider.display_name.clone() });
         }
         let browser = browser.unwrap_or_else(|| BrowserSecret::new(&self.random));
-        let start = Start::new(&self.keyring, &self.random, id, &browser);
-        let attempt = endpoint::Attempt {
+        let start = BrowserState::new(&self.keyring, &self.random, id, &browser);
+        let attempt = endpoint::AuthorizationRequest {
             state: &start.state(&provider.name),
             verifier: start.verifier(),
             nonce: start.nonce(),
@@ -129,22 +135,16 @@ impl Broker {
         redirect: Redirect,
         browsers: Vec<BrowserSecret>,
     ) -> CallbackOutcome {
-        if self.draining.is_cancelled() {
+        if self.tasks.are_draining() {
             return CallbackOutcome::CallbackError(CallbackError::Unavailable);
         }
-        let broker = Arc::clone(self);
-        let span = tracing::Span::current();
-        let task = self.tasks.spawn(tracing::Instrument::instrument(
-            async move { broker.take_redirect(redirect, browsers).await },
-            span,
-        ));
+        let service = Arc::clone(self);
+        let task =
+            self.tasks.detached(async move { service.take_redirect(redirect, browsers).await });
         match task.await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(problem)) => CallbackOutcome::CallbackError(problem),
-            Err(error) => {
-                tracing::error!(%error, "the task of a redirect crashed");
-                CallbackOutcome::CallbackError(CallbackError::Unavailable)
-            }
+            Err(_crashed) => CallbackOutcome::CallbackError(CallbackError::Unavailable),
         }
     }
 
@@ -196,7 +196,7 @@ impl Broker {
             (None, ..) => Outcome::OtherBrowser,
         };
         let permit = self.browser_permit().await?;
-        let arrival = self.storage.use_attempt(attempt.id, &attempt.salt).await;
+        let arrival = self.authorizations.use_attempt(attempt.id, &attempt.salt).await;
         let arrival = arrival.map_err(|error| unavailable(error.into()))?;
         drop(permit);
         match (outcome, start, arrival) {
@@ -206,12 +206,9 @@ impl Broker {
             (_, Some(start), Arrival::Again) => {
                 self.outcome_again(attempt.id, &start, provider).await
             }
-            (Outcome::Wrong, ..) | (_, _, Arrival::TooMany) => {
-                Err(CallbackError::WrongRedirect { start: again() })
-            }
-            (Outcome::Refused(error), _, Arrival::First) => {
-                self.end_refused(seen, provider, &error).await
-            }
+            (Outcome::Wrong, ..) => Err(CallbackError::WrongRedirect { start: again() }),
+            // Also beyond the most that are recorded: strangers must not keep the user from refusing.
+            (Outcome::Refused(error), ..) => self.end_refused(seen, provider, &error).await,
         }
     }
 
@@ -227,7 +224,7 @@ impl Broker {
     }
 
     async fn find(&self, id: Id) -> Result<Option<StoredAuthorization>, CallbackError> {
-        let found = self.storage.find_authorization(None, id).await;
+        let found = self.authorizations.find_authorization(None, id).await;
         found.map_err(|error| unavailable(BrokerError::from(error)))
     }
 
@@ -250,7 +247,7 @@ impl Broker {
         self.form_keyring.seal(form, &form_aad(provider), &self.random)
     }
 
-    /// Opens what [`Broker::seal_form`] sealed. Returns `None` if it was sealed for another provider, or
+    /// Opens what [`CallbackService::seal_form`] sealed. Returns `None` if it was sealed for another provider, or
     /// is not the broker's.
     #[must_use]
     pub fn open_form(&self, provider: &str, sealed: &[u8]) -> Option<Vec<u8>> {
@@ -274,7 +271,7 @@ impl Broker {
             ))
         };
         let id = seen.authorization.id;
-        let ended = self.storage.refuse_authorization(id, &state).await;
+        let ended = self.authorizations.refuse_authorization(id, &state).await;
         if !ended.map_err(|error| unavailable(error.into()))? {
             return self.outcome_of_closed(id, provider).await;
         }
@@ -289,14 +286,18 @@ impl Broker {
     async fn outcome_again(
         &self,
         id: Id,
-        start: &Start<'_>,
+        start: &BrowserState<'_>,
         provider: &Provider,
     ) -> Result<CallbackOutcome, CallbackError> {
         let mut seen = self.find_for_browser(id).await?.ok_or(CallbackError::UnknownRedirect)?;
-        let waiting_ends = tokio::time::Instant::now() + EXCHANGE_WAIT;
-        while seen.state() == State::Exchanging && tokio::time::Instant::now() < waiting_ends {
-            tokio::time::sleep(EXCHANGE_POLL).await;
-            seen = self.find_for_browser(id).await?.ok_or(CallbackError::UnknownRedirect)?;
+        if seen.state() == State::Exchanging
+            && let Some(_waiter) = self.exchange_waiters.enter(id)
+        {
+            let ends = tokio::time::Instant::now() + EXCHANGE_WAIT;
+            while seen.state() == State::Exchanging && tokio::time::Instant::now() < ends {
+                tokio::time::sleep(EXCHANGE_POLL).await;
+                seen = self.find_for_browser(id).await?.ok_or(CallbackError::UnknownRedirect)?;
+            }
         }
         let link = || seen.authorization.link_works(seen.now).then(|| self.start_url(id));
         match seen.state() {
@@ -340,7 +341,7 @@ impl Broker {
     fn confirm_outcome(
         &self,
         seen: &StoredAuthorization,
-        start: &Start<'_>,
+        start: &BrowserState<'_>,
         provider: &Provider,
     ) -> CallbackOutcome {
         let authorization = &seen.authorization;
@@ -359,9 +360,14 @@ impl Broker {
         self.bots.get(bot).map_or(Confirmation::Code, |bot| bot.confirmation)
     }
 
+    /// The link that the user opens.
+    fn start_url(&self, id: Id) -> Url {
+        start_url(&self.public_url, id)
+    }
+
     /// The redirect URI of a provider.
     pub(super) fn redirect_uri(&self, provider: &Provider) -> Url {
-        redirect_uri(&self.settings.public_url, &provider.name)
+        redirect_uri(&self.public_url, &provider.name)
     }
 }
 

@@ -1,12 +1,13 @@
 //! CancelAuthorization: the link no longer works, and tokens that awaited confirmation go.
 
+use super::access::disposal;
 use super::watch_authorization::View;
-use super::{Broker, BrokerError};
+use super::{AuthorizationService, BrokerError};
 use crate::domain::authorization::State;
 use crate::domain::bot::Bot;
 use crate::domain::id::Id;
 
-impl Broker {
+impl AuthorizationService {
     /// Cancels an authorization of the bot's namespace. One that is final stays as it is.
     ///
     /// # Errors
@@ -18,8 +19,8 @@ impl Broker {
         if view.state.is_final() && !matches!(view.state, State::Denied(_) | State::Failed(_)) {
             return Ok(view);
         }
-        let disposal = self.disposal(&view.authorization.key.provider);
-        self.storage.cancel_authorization(&view.authorization, &disposal).await?;
+        let disposal = disposal(&self.providers, &view.authorization.key.provider);
+        self.authorizations.cancel_authorization(&view.authorization, &disposal).await?;
         let after = self.get_authorization(bot, id).await?;
         if after.state == State::Cancelled {
             self.metrics.authorization(&after.authorization.key.provider, "cancelled");

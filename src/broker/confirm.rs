@@ -1,7 +1,8 @@
 //! ConfirmAuthorization: the code comes back from the chat.
 
+use super::access::{check_subject, disposal, providers_of};
 use super::oauth_state::code_matches;
-use super::{Broker, BrokerError};
+use super::{AuthorizationService, BrokerError};
 use crate::domain::authorization::{Failure, State};
 use crate::domain::bot::Bot;
 use crate::domain::grant::{Grant, Subject};
@@ -20,22 +21,22 @@ pub struct ConfirmRequest {
     pub id: Option<Id>,
 }
 
-impl Broker {
+impl AuthorizationService {
     /// Compares the code, after the attempt has been counted, and stores the grant.
     ///
     /// # Errors
     ///
     /// [`BrokerError`].
     pub async fn confirm(&self, bot: &Bot, request: ConfirmRequest) -> Result<Grant, BrokerError> {
-        Self::check_subject(bot, &request.subject)?;
+        check_subject(bot, &request.subject)?;
         if let Some(id) = request.id
             && let Some(grant) = self.confirmed_before(bot, &request, id).await?
         {
             return Ok(grant);
         }
-        let providers = self.providers_of(bot, None);
+        let providers = providers_of(&self.providers, bot, None);
         let awaiting = self
-            .storage
+            .authorizations
             .count_attempt(&bot.namespace, &request.subject, request.id, &providers)
             .await?;
         let (matching, others): (Vec<_>, Vec<_>) = awaiting.into_iter().partition(|awaiting| {
@@ -56,7 +57,7 @@ impl Broker {
         id: Id,
     ) -> Result<Option<Grant>, BrokerError> {
         let seen = self
-            .storage
+            .authorizations
             .find_authorization(Some(&bot.namespace), id)
             .await?
             .filter(|seen| seen.authorization.key.subject == request.subject)
@@ -71,7 +72,7 @@ impl Broker {
             .as_deref()
             .is_some_and(|hash| code_matches(&self.keyring, id, &request.code, hash));
         if state == State::Authorized && same_code {
-            let grant = self.storage.find_grant_without_token(&seen.authorization.key).await?;
+            let grant = self.grants.find_grant_without_token(&seen.authorization.key).await?;
             if let Some(grant) = grant {
                 return Ok(Some(grant));
             }
@@ -104,8 +105,10 @@ impl Broker {
         let idle = provider.and_then(|provider| provider.refresh_idle);
         let tokens = tokens.ending_when_idle(idle);
         let uncount: Vec<_> = others.iter().map(|other| other.authorization.id).collect();
-        let stored =
-            self.storage.authorize(authorization, &tokens, &confirmed.identity, &uncount).await?;
+        let stored = self
+            .authorizations
+            .authorize(authorization, &tokens, &confirmed.identity, &uncount)
+            .await?;
         if let Some(grant) = stored {
             self.cache.forget(authorization.key.hash());
             self.metrics.authorization(&authorization.key.provider, "authorized");
@@ -129,9 +132,9 @@ impl Broker {
         for spent in awaiting.iter().filter(|awaiting| awaiting.attempts_left == 0) {
             tracing::warn!(authorization.id = %spent.authorization.id, "too many wrong codes");
             self.metrics.authorization(&spent.authorization.key.provider, "failed");
-            let disposal = self.disposal(&spent.authorization.key.provider);
+            let disposal = disposal(&self.providers, &spent.authorization.key.provider);
             let failure = Failure::too_many_wrong_codes();
-            self.storage.fail_confirmation(spent, failure, &disposal).await?;
+            self.authorizations.fail_confirmation(spent, failure, &disposal).await?;
         }
         match (attempts_left, request.id) {
             (Some(attempts_left), _) => Err(BrokerError::ConfirmationMismatch { attempts_left }),

@@ -11,7 +11,10 @@ use std::time::Duration;
 
 use super::boot_instant::BootInstant;
 use crate::domain::time::{Timestamp, millis};
-use crate::storage::{CLOCK_TOLERANCE, LEASE};
+use crate::storage::{CLOCK_TOLERANCE, LEASE, StorageError};
+
+/// The time that a result that cannot be stored waits before the next try.
+const STORE_AGAIN: Duration = Duration::from_secs(1);
 
 /// The time that the database must have answered again: longer than a replica that holds a response takes to
 /// store it, which is a statement that is given up after 6 s, a pause of 1 s, and the commit.
@@ -76,6 +79,33 @@ impl DatabaseHealth {
     pub(super) fn restart_calm(&self) {
         let mut state = self.lock();
         state.up_since = state.up_since.map(|_| BootInstant::now());
+    }
+
+    /// Stores something that must not be lost, however long the database is away.
+    pub(super) async fn until_stored<T, F>(
+        &self,
+        what: &'static str,
+        mut store: impl FnMut() -> F,
+    ) -> Result<T, StorageError>
+    where
+        F: Future<Output = Result<T, StorageError>>,
+    {
+        let mut is_logged = false;
+        loop {
+            match store().await {
+                Err(error) if error.is_transient() => {
+                    // A lock that is held, for example, says nothing about the database as a whole.
+                    if error.is_out_of_reach() {
+                        self.restart_calm();
+                    }
+                    if !std::mem::replace(&mut is_logged, true) {
+                        tracing::error!(%error, what, "cannot store; held until storage is back");
+                    }
+                    tokio::time::sleep(STORE_AGAIN).await;
+                }
+                done => return done,
+            }
+        }
     }
 
     /// Records that the database answers.

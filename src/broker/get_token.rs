@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use super::authorize::{AuthorizeRequest, RETURN_URL, Start};
+use super::access::{admit, check_scopes};
+use super::authorize::{AuthorizeOptions, AuthorizeRequest, RETURN_URL};
 use super::cache::CachedToken;
-use super::{Broker, BrokerError};
+use super::{BrokerError, CacheCounts, TokenService};
 use crate::domain::bot::Bot;
-use crate::domain::grant::{Grant, GrantKey, GrantState};
+use crate::domain::grant::{Grant, GrantKey, GrantState, KeyHash};
+use crate::domain::id::Id;
 use crate::domain::scope::Scopes;
 use crate::domain::token::AccessToken;
-use crate::storage::StoredGrant;
+use crate::storage::{Changes, GrantStore, StorageError, StoredGrant};
 
 /// The time that a caller waits for a new token whose old one lives.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -24,7 +26,7 @@ pub struct GetTokenRequest {
     /// The scopes that the token must cover.
     pub scopes: Scopes,
     /// Starts an authorization with these options if the user has to authorize.
-    pub start: Option<Start>,
+    pub start: Option<AuthorizeOptions>,
 }
 
 /// A token for a caller, with the grant that it is of.
@@ -36,7 +38,7 @@ pub struct IssuedToken {
     pub token: AccessToken,
 }
 
-impl Broker {
+impl TokenService {
     /// Lends an access token as the database has it, refreshed where it is too short.
     ///
     /// # Errors
@@ -44,7 +46,7 @@ impl Broker {
     /// [`BrokerError`]; where the user has to authorize and the request says so, with the
     /// authorization that was started.
     pub async fn get_token(
-        self: &std::sync::Arc<Self>,
+        &self,
         bot: &Bot,
         request: GetTokenRequest,
     ) -> Result<IssuedToken, BrokerError> {
@@ -56,7 +58,7 @@ impl Broker {
                 let authorize =
                     AuthorizeRequest { key: request.key, scopes: request.scopes, start };
                 // Boxed, as below: the state of a call is moved about, and this is rarely a part of it.
-                let started = Box::pin(self.authorize_once(bot, authorize)).await;
+                let started = Box::pin(self.authorizations.authorize_once(bot, authorize)).await;
                 let started = started.map_err(in_start)?;
                 Err(error.with_started(started))
             }
@@ -65,12 +67,12 @@ impl Broker {
     }
 
     async fn token_of(
-        self: &std::sync::Arc<Self>,
+        &self,
         bot: &Bot,
         request: &GetTokenRequest,
     ) -> Result<IssuedToken, BrokerError> {
-        self.admit(bot, &request.key)?;
-        allowed(bot, &request.key, &request.scopes)?;
+        admit(&self.providers, bot, &request.key)?;
+        check_scopes(bot, &request.key, &request.scopes)?;
         let held = match self.held_now(&request.key).await {
             // A bot may keep using a token that it was issued a moment ago.
             Err(error) if error.is_storage_unavailable() => self.held_in_outage(request, error)?,
@@ -82,20 +84,22 @@ impl Broker {
             Due::Nothing => held,
             Due::Reauthorization => return Err(reauthorization(&request.key)),
             // A refresh is impossible now, and the token is valid.
-            Due::Refresh { old_still_lives: true } if !self.storage_answers() => held,
+            Due::Refresh { old_still_lives: true } if !self.health.is_up() => held,
             Due::Refresh { old_still_lives: true } => {
                 Box::pin(self.refreshed_or_held(held)).await?
             }
-            Due::Refresh { old_still_lives: false } => Box::pin(self.refreshed(&held)).await?,
+            Due::Refresh { old_still_lives: false } => {
+                Box::pin(self.refreshes.refreshed(&held)).await?
+            }
         };
         self.issue(bot, held, &request.scopes)
     }
 
-    /// Returns a suitable token from the cache. [`Broker::get_token`] decides everything else: a demand on the user never
+    /// Returns a suitable token from the cache. [`TokenService::get_token`] decides everything else: a demand on the user never
     /// comes from the cache.
     pub fn get_cached_token(&self, bot: &Bot, request: &GetTokenRequest) -> Option<CachedToken> {
-        self.admit(bot, &request.key).ok()?;
-        allowed(bot, &request.key, &request.scopes).ok()?;
+        admit(&self.providers, bot, &request.key).ok()?;
+        check_scopes(bot, &request.key, &request.scopes).ok()?;
         let hit = self.cache.get(&request.key, false)?;
         if !hit.token().is_good_for(request.min_ttl, hit.now) {
             return None;
@@ -120,7 +124,7 @@ impl Broker {
     /// Reads a grant, and keeps it for those who ask next.
     async fn held_now(&self, key: &GrantKey) -> Result<StoredGrant, BrokerError> {
         let ticket = self.cache.ticket(key);
-        let held = self.held(key).await?;
+        let held = read_grant(&self.grants, key).await?;
         self.cache.put(ticket, &held);
         self.note_use(Some(held.grant.id));
         Ok(held)
@@ -128,11 +132,8 @@ impl Broker {
 
     /// The grant with a new token, or with the old one if the refresh fails or takes long. A refresh that
     /// takes long does not end with its caller's patience.
-    async fn refreshed_or_held(
-        self: &std::sync::Arc<Self>,
-        held: StoredGrant,
-    ) -> Result<StoredGrant, BrokerError> {
-        let error = match tokio::time::timeout(PATIENCE, self.refreshed(&held)).await {
+    async fn refreshed_or_held(&self, held: StoredGrant) -> Result<StoredGrant, BrokerError> {
+        let error = match tokio::time::timeout(PATIENCE, self.refreshes.refreshed(&held)).await {
             Ok(Ok(refreshed)) => return Ok(refreshed),
             Ok(Err(error)) => error,
             Err(_) => BrokerError::ProviderUnavailable {
@@ -150,7 +151,7 @@ impl Broker {
         before: StoredGrant,
         error: BrokerError,
     ) -> Result<StoredGrant, BrokerError> {
-        let now = match self.held(&before.grant.key).await {
+        let now = match read_grant(&self.grants, &before.grant.key).await {
             Ok(now) => now,
             // Storage is away, and perhaps that is why the refresh failed.
             Err(error) if error.is_storage_unavailable() => before,
@@ -163,12 +164,62 @@ impl Broker {
         Ok(now)
     }
 
-    pub(super) async fn held(&self, key: &GrantKey) -> Result<StoredGrant, BrokerError> {
-        self.storage.find_grant(key).await?.ok_or_else(|| BrokerError::AuthorizationRequired {
-            provider: key.provider.clone(),
-            started: None,
-        })
+    /// Takes note that a grant is used.
+    fn note_use(&self, grant: Option<Id>) {
+        if let Some(grant) = grant {
+            self.used.note(grant);
+        }
     }
+
+    /// Records which grants were used since the last call, `at_once` in one statement. If this fails, the next use of a
+    /// grant is recorded.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`].
+    pub async fn record_use(&self, at_once: usize) -> Result<(), StorageError> {
+        for some in self.used.take().chunks(at_once) {
+            self.grants.note_used(some).await?;
+        }
+        Ok(())
+    }
+
+    /// Listens for the invalidations of other replicas. Returns `None` if there can be no other replica.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`].
+    pub async fn listen(&self) -> Result<Option<Changes>, StorageError> {
+        self.invalidations.listen().await
+    }
+
+    /// Removes a grant from the cache, because another replica has revoked or replaced it.
+    pub fn invalidate(&self, key: KeyHash) {
+        self.cache.forget(key);
+    }
+
+    /// Notifications that could not be sent to other replicas.
+    #[must_use]
+    pub fn unnotified(&self) -> u64 {
+        self.invalidations.unnotified()
+    }
+
+    /// The cache's counts since the start.
+    #[must_use]
+    pub fn cache_counts(&self) -> CacheCounts {
+        self.cache.counts()
+    }
+}
+
+/// Reads a grant with its token from the database.
+pub(super) async fn read_grant(
+    grants: &GrantStore,
+    key: &GrantKey,
+) -> Result<StoredGrant, BrokerError> {
+    grants.find_grant(key).await?.ok_or_else(|| BrokerError::AuthorizationRequired {
+        provider: key.provider.clone(),
+        started: None,
+    })
 }
 
 /// A field of Authorize, by its path in GetToken.
@@ -206,7 +257,7 @@ fn due(held: &StoredGrant, min_ttl: Duration) -> Due {
     }
 }
 
-impl Broker {
+impl TokenService {
     /// Checks that the grant covers what is asked for, and that the bot may have what it covers.
     pub(super) fn issue(
         &self,
@@ -223,7 +274,7 @@ impl Broker {
         self.covers(grant, asked)?;
         // A namespace may be shared with a bot that may request more. What a provider adds by itself does not
         // count, because no bot has requested it.
-        allowed(bot, &grant.key, grant.requested_scopes())
+        check_scopes(bot, &grant.key, grant.requested_scopes())
     }
 
     fn covers(&self, grant: &Grant, asked: &Scopes) -> Result<(), BrokerError> {
@@ -242,11 +293,6 @@ impl Broker {
     }
 }
 
-pub(super) fn allowed(bot: &Bot, key: &GrantKey, scopes: &Scopes) -> Result<(), BrokerError> {
-    let beyond = bot.scopes_beyond(key.provider.as_str(), scopes);
-    if beyond.is_empty() { Ok(()) } else { Err(BrokerError::ScopeNotAllowed { scopes: beyond }) }
-}
-
 pub(super) fn reauthorization(key: &GrantKey) -> BrokerError {
     BrokerError::ReauthorizationRequired { provider: key.provider.clone(), started: None }
 }
@@ -255,7 +301,6 @@ pub(super) fn reauthorization(key: &GrantKey) -> BrokerError {
 mod tests {
     use super::*;
     use crate::domain::grant::{Account, Subject, Version};
-    use crate::domain::id::Id;
     use crate::domain::name::Name;
     use crate::domain::time::Timestamp;
 

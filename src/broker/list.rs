@@ -1,6 +1,7 @@
 //! ListGrants and ListProviders.
 
-use super::{Broker, BrokerError};
+use super::access::{check_subject, provider_for, providers_of};
+use super::{BrokerError, ListService};
 use crate::domain::bot::Bot;
 use crate::domain::grant::{Grant, Subject};
 use crate::domain::name::Name;
@@ -20,7 +21,7 @@ pub struct ListGrantsRequest {
     pub after: Option<ListPosition>,
 }
 
-impl Broker {
+impl ListService {
     /// The grants that the bot may see, in order, and where the next page begins.
     ///
     /// # Errors
@@ -32,11 +33,11 @@ impl Broker {
         request: ListGrantsRequest,
     ) -> Result<(Vec<Grant>, Option<ListPosition>), BrokerError> {
         if let Some(provider) = &request.provider {
-            self.provider_for(bot, provider)?;
+            provider_for(&self.providers, bot, provider)?;
         }
         let subjects = match request.subject {
             Some(subject) => {
-                Self::check_subject(bot, &subject)?;
+                check_subject(bot, &subject)?;
                 Some(vec![SubjectFilter::Is(subject.as_str().to_owned())])
             }
             None => bot
@@ -45,10 +46,10 @@ impl Broker {
                 .map(|patterns| patterns.iter().map(|pattern| pattern.into()).collect()),
         };
         let mut grants = self
-            .storage
+            .grants
             .list_grants(&ListFilter {
                 namespace: bot.namespace.clone(),
-                providers: Some(self.providers_of(bot, request.provider.as_ref())),
+                providers: Some(providers_of(&self.providers, bot, request.provider.as_ref())),
                 subjects,
                 after: request.after,
                 limit: u64::from(request.page_size) + 1,

@@ -64,14 +64,14 @@ pub(super) struct VerifiedState<'a> {
 }
 
 /// One start of the link by one browser.
-pub(super) struct Start<'a> {
+pub(super) struct BrowserState<'a> {
     key: DerivationKey<'a>,
     id: Id,
     salt: Salt,
     browser: &'a BrowserSecret,
 }
 
-impl<'a> Start<'a> {
+impl<'a> BrowserState<'a> {
     /// A fresh start.
     pub(super) fn new(
         keyring: &'a Keyring,
@@ -138,8 +138,8 @@ impl<'a> VerifiedState<'a> {
     }
 
     /// The start that this is the redirect of, where it comes from the same browser.
-    pub(super) fn of_browser(&self, browser: &'a BrowserSecret) -> Option<Start<'a>> {
-        bool::from(browser.hash().ct_eq(&self.cookie_hash)).then_some(Start {
+    pub(super) fn of_browser(&self, browser: &'a BrowserSecret) -> Option<BrowserState<'a>> {
+        bool::from(browser.hash().ct_eq(&self.cookie_hash)).then_some(BrowserState {
             key: self.key,
             id: self.id,
             salt: self.salt,
@@ -180,7 +180,7 @@ mod tests {
     fn a_state_is_for_one_provider_one_browser_and_this_broker() {
         let random = Random::seeded(1);
         let (keyring, browser) = (keyring(1), BrowserSecret::new(&random));
-        let start = Start::new(&keyring, &random, Id::from_bytes([7; 16]), &browser);
+        let start = BrowserState::new(&keyring, &random, Id::from_bytes([7; 16]), &browser);
         let state = start.state(&name("acme"));
         assert_eq!(state.len(), 104);
         assert!(state.bytes().all(|b| b.is_ascii_hexdigit()));
@@ -211,7 +211,7 @@ mod tests {
         let random = Random::seeded(2);
         let browser = BrowserSecret::new(&random);
         let old = Keyring::new([("old", &[9; 32])]).expect("a key");
-        let start = Start::new(&old, &random, Id::from_bytes([7; 16]), &browser);
+        let start = BrowserState::new(&old, &random, Id::from_bytes([7; 16]), &browser);
         let (new, state) = (keyring(1), start.state(&name("acme")));
         let attempt =
             VerifiedState::parse(&new, &state, &name("acme")).expect("the old key still opens");
@@ -230,7 +230,7 @@ mod tests {
         let random = Random::seeded(3);
         let (keyring, browser) = (keyring(1), BrowserSecret::new(&random));
         let id = Id::from_bytes([7; 16]);
-        let [one, two] = [(); 2].map(|()| Start::new(&keyring, &random, id, &browser));
+        let [one, two] = [(); 2].map(|()| BrowserState::new(&keyring, &random, id, &browser));
         assert_eq!(one.verifier().len(), 43);
         assert_eq!(one.nonce().len(), 64);
         assert_ne!(one.nonce(), two.nonce());

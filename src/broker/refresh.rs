@@ -8,6 +8,7 @@ mod circuit_breaker;
 mod send;
 mod settle;
 mod single_flight;
+mod work;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +19,9 @@ use sha2::{Digest, Sha256};
 pub(super) use circuit_breaker::CircuitBreaker;
 pub(super) use single_flight::SingleFlight;
 
-use super::get_token::{IssuedToken, allowed, reauthorization};
-use super::{Broker, BrokerError};
+use super::access::{admit, check_scopes};
+use super::get_token::{IssuedToken, read_grant, reauthorization};
+use super::{BrokerError, RefreshService, TokenService};
 use crate::crypto::sealed::length_prefixed;
 use crate::domain::bot::Bot;
 use crate::domain::grant::{Grant, GrantKey, GrantState};
@@ -40,19 +42,19 @@ pub struct RefreshRequest {
     pub etag: String,
 }
 
-impl Broker {
+impl TokenService {
     /// Refreshes now, unless the current token is another one than the caller's.
     ///
     /// # Errors
     ///
     /// [`BrokerError`].
     pub async fn refresh(
-        self: &Arc<Self>,
+        &self,
         bot: &Bot,
         request: RefreshRequest,
     ) -> Result<IssuedToken, BrokerError> {
-        self.admit(bot, &request.key)?;
-        let held = self.held(&request.key).await?;
+        admit(&self.providers, bot, &request.key)?;
+        let held = read_grant(&self.grants, &request.key).await?;
         let another = held
             .access_token
             .as_ref()
@@ -74,11 +76,13 @@ impl Broker {
             });
         }
         // A bot that may not have the token must not cause a call to the provider either.
-        allowed(bot, &request.key, held.grant.requested_scopes())?;
-        let refreshed = self.refreshed(&held).await?;
+        check_scopes(bot, &request.key, held.grant.requested_scopes())?;
+        let refreshed = self.refreshes.refreshed(&held).await?;
         self.issue(bot, refreshed, &Scopes::default())
     }
+}
 
+impl RefreshService {
     /// Recovers a refresh in doubt: sends the refresh token again. Returns `true` on success.
     pub async fn recover_refresh(self: &Arc<Self>, grant: &Grant) -> bool {
         let Some(held) = self.still_open(grant).await else { return false };
@@ -126,7 +130,7 @@ impl Broker {
     }
 
     async fn look_again(&self, grant: &Grant, at: Option<Timestamp>) {
-        if let Err(error) = self.storage.look_again(grant, at).await
+        if let Err(error) = self.grants.look_again(grant, at).await
             && !error.is_connection_failure()
         {
             tracing::warn!(%error, "cannot put a look at a grant off; its claim will end");
@@ -136,7 +140,7 @@ impl Broker {
     /// Returns the grant if it has the same version still and is not being refreshed.
     async fn still_open(&self, grant: &Grant) -> Option<StoredGrant> {
         // Where it cannot be read, it has been revoked, or a worker finds it again.
-        let held = self.held(&grant.key).await.ok()?;
+        let held = read_grant(&self.grants, &grant.key).await.ok()?;
         (held.grant.version == grant.version && !held.leased).then_some(held)
     }
 
@@ -145,7 +149,7 @@ impl Broker {
         self: &Arc<Self>,
         held: &StoredGrant,
     ) -> Result<StoredGrant, BrokerError> {
-        if self.draining.is_cancelled() {
+        if self.tasks.are_draining() {
             return Err(BrokerError::Overloaded);
         }
         refusal(held)?;

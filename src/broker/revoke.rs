@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use futures::future::join_all;
 
-use super::{Broker, BrokerError};
+use super::access::{admit, check_subject, disposal, provider_for, providers_of};
+use super::{BrokerError, RevocationService};
 use crate::domain::bot::Bot;
 use crate::domain::grant::{GrantKey, Subject};
 use crate::domain::name::Name;
 use crate::provider::ProviderError;
-use crate::storage::{ListFilter, Revocation, Revoked, SubjectFilter};
+use crate::storage::{ListFilter, Revocation, Revoked, StorageError, SubjectFilter};
 
 /// The longest pause between two attempts of the outbox.
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
@@ -37,7 +38,7 @@ pub enum RevocationState {
 
 /// The outcome of one attempt at the provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Attempt {
+pub enum RevocationAttempt {
     /// The provider confirmed.
     Confirmed,
     /// The provider has no way to revoke: there is nothing more to be done.
@@ -46,14 +47,14 @@ pub enum Attempt {
     Postponed,
 }
 
-impl Broker {
+impl RevocationService {
     /// Forgets a grant, and tries once to revoke its tokens at the provider.
     ///
     /// # Errors
     ///
     /// [`BrokerError`]; then the grant is still there.
     pub async fn revoke(&self, bot: &Bot, key: &GrantKey) -> Result<RevocationState, BrokerError> {
-        self.admit(bot, key)?;
+        admit(&self.providers, bot, key)?;
         self.revoke_key(key).await
     }
 
@@ -64,8 +65,8 @@ impl Broker {
 
     /// Takes the grant away here.
     async fn forget(&self, key: &GrantKey) -> Result<Option<Revoked>, BrokerError> {
-        let disposal = self.disposal(&key.provider);
-        let revoked = self.storage.revoke(key, &disposal).await;
+        let disposal = disposal(&self.providers, &key.provider);
+        let revoked = self.grants.revoke(key, &disposal).await;
         // Whether it has worked or not: nothing is served from before.
         self.cache.forget(key.hash());
         let revoked = revoked?;
@@ -85,9 +86,9 @@ impl Broker {
         let attempts = join_all(revoked.revocations.iter().map(|r| self.try_revocation(r))).await;
         let any = |attempt| attempts.contains(&attempt);
         // A refresh under way may yet mint another token; its commit puts it into the outbox.
-        if any(Attempt::Postponed) || revoked.intent_open || revoked.unopened {
+        if any(RevocationAttempt::Postponed) || revoked.intent_open || revoked.unopened {
             RevocationState::Pending
-        } else if any(Attempt::Unsupported) {
+        } else if any(RevocationAttempt::Unsupported) {
             RevocationState::Unsupported
         } else {
             RevocationState::Done
@@ -105,11 +106,11 @@ impl Broker {
         subject: &Subject,
         provider: Option<&Name>,
     ) -> Result<Vec<(GrantKey, RevocationState)>, BrokerError> {
-        Self::check_subject(bot, subject)?;
+        check_subject(bot, subject)?;
         if let Some(provider) = provider {
-            self.provider_for(bot, provider)?;
+            provider_for(&self.providers, bot, provider)?;
         }
-        let providers = self.providers_of(bot, provider);
+        let providers = providers_of(&self.providers, bot, provider);
         let mut revoked = Vec::new();
         loop {
             // Each page is the first: what was revoked is gone.
@@ -120,10 +121,10 @@ impl Broker {
                 after: None,
                 limit: PAGE,
             };
-            let grants = self.storage.list_grants(&filter).await?;
+            let grants = self.grants.list_grants(&filter).await?;
             // A person who has left must not get a grant by what was begun before, either.
             let under_way =
-                self.storage.keys_under_way(&bot.namespace, subject, &providers).await?;
+                self.authorizations.keys_under_way(&bot.namespace, subject, &providers).await?;
             let keys: HashSet<_> =
                 grants.into_iter().map(|grant| grant.key).chain(under_way).collect();
             if keys.is_empty() {
@@ -145,28 +146,40 @@ impl Broker {
         }
     }
 
-    /// The configured providers that a bot may use, or the one of them that is named.
-    pub(super) fn providers_of(&self, bot: &Bot, only: Option<&Name>) -> Vec<Name> {
-        self.providers
-            .iter()
-            .map(|provider| &provider.name)
-            .filter(|name| bot.may_use(name.as_str()) && only.is_none_or(|only| only == *name))
-            .cloned()
-            .collect()
+    /// Claims at most `limit` entries of the outbox that are due at a provider.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`].
+    pub async fn claim(
+        &self,
+        provider: &Name,
+        limit: u64,
+    ) -> Result<Vec<Revocation>, StorageError> {
+        self.outbox.claim_revocations(provider, limit).await
+    }
+
+    /// The number of tokens that are still to be revoked.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`].
+    pub async fn count_pending(&self) -> Result<u64, StorageError> {
+        self.outbox.count_revocations().await
     }
 
     /// Makes one attempt for an entry of the outbox that the caller has claimed.
-    pub async fn try_revocation(&self, revocation: &Revocation) -> Attempt {
+    pub async fn try_revocation(&self, revocation: &Revocation) -> RevocationAttempt {
         let Some(provider) = self.providers.get(revocation.key.provider.as_str()) else {
             self.postpone(revocation, "the provider is not configured").await;
-            return Attempt::Postponed;
+            return RevocationAttempt::Postponed;
         };
         let server = tokio::time::timeout(LEARNING, self.providers.server(provider)).await;
         let revoked = match server {
             Ok(Ok(server)) if server.revocation_endpoint.is_none() => {
                 // Its metadata came later than the entry did.
                 self.finish(revocation).await;
-                return Attempt::Unsupported;
+                return RevocationAttempt::Unsupported;
             }
             Ok(Ok(server)) => {
                 let http = self.providers.http();
@@ -180,19 +193,19 @@ impl Broker {
         match revoked {
             Ok(()) => {
                 self.finish(revocation).await;
-                Attempt::Confirmed
+                RevocationAttempt::Confirmed
             }
             Err(error) => {
                 tracing::warn!(%error, provider = %provider.name, "revocation failed");
                 self.postpone_after(revocation, &error).await;
-                Attempt::Postponed
+                RevocationAttempt::Postponed
             }
         }
     }
 
     async fn finish(&self, revocation: &Revocation) {
         // Should this fail, the entry is tried again, which does no harm.
-        if let Err(error) = self.storage.finish_revocation(revocation.id).await
+        if let Err(error) = self.outbox.finish_revocation(revocation.id).await
             && !error.is_connection_failure()
         {
             tracing::warn!(%error, "cannot remove an entry of the outbox");
@@ -209,7 +222,7 @@ impl Broker {
     }
 
     async fn postpone_by(&self, revocation: &Revocation, wait: Duration, reason: &str) {
-        if let Err(error) = self.storage.postpone_revocation(revocation.id, wait, reason).await
+        if let Err(error) = self.outbox.postpone_revocation(revocation.id, wait, reason).await
             && !error.is_connection_failure()
         {
             tracing::warn!(%error, "cannot put an entry of the outbox off; its claim will end");

@@ -7,7 +7,7 @@ use futures::Stream;
 use tokio::time::Instant;
 
 use super::watchers::{Observation, Watching};
-use super::{Broker, BrokerError};
+use super::{AuthorizationService, BrokerError};
 use crate::domain::authorization::{Authorization, State};
 use crate::domain::bot::Bot;
 use crate::domain::grant::Grant;
@@ -29,7 +29,7 @@ pub struct View {
     pub grant: Option<Grant>,
 }
 
-impl Broker {
+impl AuthorizationService {
     /// One authorization of the bot's namespace.
     ///
     /// # Errors
@@ -47,14 +47,14 @@ impl Broker {
 
     pub(super) async fn view(&self, namespace: &Name, id: Id) -> Result<View, BrokerError> {
         let seen = self
-            .storage
+            .authorizations
             .find_authorization(Some(namespace), id)
             .await?
             .ok_or(BrokerError::AuthorizationNotFound { id: Some(id.to_string()) })?;
         let state = seen.state();
         let authorization = seen.authorization;
         let grant = match state {
-            State::Authorized => self.storage.find_grant_without_token(&authorization.key).await?,
+            State::Authorized => self.grants.find_grant_without_token(&authorization.key).await?,
             _ => None,
         };
         Ok(View { authorization, state, grant })
@@ -64,7 +64,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// As [`Broker::get_authorization`]; the stream also ends with an error when the broker
+    /// As [`AuthorizationService::get_authorization`]; the stream also ends with an error when the broker
     /// drains, so that the caller turns to another replica.
     pub async fn watch_authorization(
         self: &Arc<Self>,
@@ -73,10 +73,10 @@ impl Broker {
     ) -> Result<impl Stream<Item = Result<View, BrokerError>> + Send + use<>, BrokerError> {
         let first = self.get_authorization(bot, id).await?;
         let watch = Watch {
-            broker: Arc::clone(self),
+            service: Arc::clone(self),
             namespace: bot.namespace.clone(),
             id,
-            changes: self.watchers.watch(self, id),
+            changes: self.watchers.watch(id),
             last: None,
         };
         Ok(futures::stream::unfold(Next::Tell(watch, Box::new(first)), |next| async {
@@ -99,7 +99,7 @@ enum Next {
 }
 
 struct Watch {
-    broker: Arc<Broker>,
+    service: Arc<AuthorizationService>,
     namespace: Name,
     id: Id,
     changes: Watching,
@@ -133,11 +133,12 @@ impl Watch {
                         return Ok(view.clone());
                     }
                 }
-                () = self.broker.draining.cancelled() => return Err(BrokerError::Overloaded),
+                () = self.service.tasks.draining().cancelled() => return Err(BrokerError::Overloaded),
             }
-            let (broker, namespace, id) =
-                (Arc::clone(&self.broker), self.namespace.clone(), self.id);
-            let view = self.broker.detached(async move { broker.view(&namespace, id).await });
+            let (service, namespace, id) =
+                (Arc::clone(&self.service), self.namespace.clone(), self.id);
+            let view = async move { service.view(&namespace, id).await };
+            let view = self.service.tasks.detached(view);
             let view = view.await??;
             if !self.sent(&view.state) {
                 return Ok(view);

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::Broker;
+use super::Tasks;
+use crate::crypto::random::Random;
 use crate::domain::authorization::State;
 use crate::domain::id::Id;
+use crate::storage::AuthorizationStore;
 
 /// The interval at which the watched authorizations are read; jitter of a half is added, so that replicas do not
 /// move in step.
@@ -18,8 +20,13 @@ const POLL: Duration = Duration::from_millis(250);
 const AT_ONCE: usize = 500;
 
 /// The authorizations that are watched in this process.
-#[derive(Debug, Default)]
-pub(super) struct Watchers(Mutex<Watched>);
+#[derive(Debug)]
+pub(super) struct Watchers {
+    watched: Mutex<Watched>,
+    authorizations: AuthorizationStore,
+    tasks: Arc<Tasks>,
+    random: Random,
+}
 
 #[derive(Debug, Default)]
 struct Watched {
@@ -46,34 +53,42 @@ pub(super) struct Watching {
 }
 
 impl Watchers {
+    pub(super) fn new(
+        authorizations: AuthorizationStore,
+        tasks: Arc<Tasks>,
+        random: Random,
+    ) -> Self {
+        Self { watched: Mutex::default(), authorizations, tasks, random }
+    }
+
     /// Adds a watcher, and starts the poll where there is none.
-    pub(super) fn watch(self: &Arc<Self>, broker: &Arc<Broker>, id: Id) -> Watching {
+    pub(super) fn watch(self: &Arc<Self>, id: Id) -> Watching {
         let mut watched = self.lock();
         let sender = watched.authorizations.entry(id).or_insert_with(|| watch::channel(None).0);
         let mut changes = sender.subscribe();
         // The caller has read the state before this: what a poll has seen since is news.
         changes.mark_changed();
         if !std::mem::replace(&mut watched.is_polled, true) {
-            let (watchers, broker) = (Arc::clone(self), Arc::clone(broker));
-            tokio::spawn(async move { watchers.poll(&broker).await });
+            let watchers = Arc::clone(self);
+            tokio::spawn(async move { watchers.poll().await });
         }
         Watching { watchers: Arc::clone(self), id, changes }
     }
 
     /// Polls until nothing is watched any more or the broker drains.
-    async fn poll(&self, broker: &Broker) {
+    async fn poll(&self) {
         loop {
             let ids: Vec<Id> = {
                 let mut watched = self.lock();
                 watched.authorizations.retain(|_, sender| sender.receiver_count() > 0);
-                if watched.authorizations.is_empty() || broker.draining.is_cancelled() {
+                if watched.authorizations.is_empty() || self.tasks.are_draining() {
                     watched.is_polled = false;
                     return;
                 }
                 watched.authorizations.keys().copied().collect()
             };
             for some in ids.chunks(AT_ONCE) {
-                let seen = broker.storage.authorization_states(some).await;
+                let seen = self.authorizations.authorization_states(some).await;
                 for id in some {
                     let seen = match &seen {
                         Ok(states) => {
@@ -85,8 +100,8 @@ impl Watchers {
                 }
             }
             tokio::select! {
-                () = tokio::time::sleep(POLL + broker.random.jitter(POLL / 2)) => {}
-                () = broker.draining.cancelled() => {}
+                () = tokio::time::sleep(POLL + self.random.jitter(POLL / 2)) => {}
+                () = self.tasks.draining().cancelled() => {}
             }
         }
     }
@@ -102,7 +117,7 @@ impl Watchers {
     }
 
     fn lock(&self) -> MutexGuard<'_, Watched> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

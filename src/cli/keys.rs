@@ -49,8 +49,9 @@ pub(super) async fn forget(config: &Config, id: &str, is_sure: bool) -> anyhow::
         );
     }
     let storage = connect(config).await?;
-    let missing = storage.check_keys().await.context("cannot read the keys")?.missing;
-    let forgotten = storage.forget_key(id).await.context("cannot give up the key; run it again")?;
+    let missing = storage.keys().check_keys().await.context("cannot read the keys")?.missing;
+    let forgotten =
+        storage.keys().forget_key(id).await.context("cannot give up the key; run it again")?;
     storage.close().await?;
     if forgotten == Forgotten::default() && !missing.iter().any(|known| known == id) {
         anyhow::bail!(

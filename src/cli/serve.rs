@@ -7,6 +7,7 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
 use super::{http, keyring, storage_settings};
+use crate::broker::Schema;
 use crate::broker::{Broker, Parts, Settings};
 use crate::config::{Config, Problem};
 use crate::crypto::random::Random;
@@ -14,7 +15,6 @@ use crate::listener::{LEAST_DESCRIPTORS, ListenerLimits, Protocol, Tls, TlsFiles
 use crate::runtime::{self, BindError, ListenerTls, Listeners};
 use crate::storage::Storage;
 use crate::telemetry::{self, Metrics, Output};
-use crate::workers::contact::Schema;
 
 pub(super) async fn run(config: &Config, stop: CancellationToken) -> anyhow::Result<ExitCode> {
     let told = &config.telemetry;

@@ -184,7 +184,7 @@ impl Authorization {
     pub fn takes_redirects(&self, now: Timestamp) -> bool {
         match self.state {
             State::Pending => now < self.expires_at,
-            _ => self.is_refused() && now < self.link_expires_at,
+            _ => self.is_refused() && now < self.link_expires_at + REDIRECT_GRACE,
         }
     }
 

@@ -1,23 +1,32 @@
 //! Decides on a call by its headers, before any of its message is read: strangers must not make the broker allocate.
 
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::future::{Either, Ready, ready};
+use pin_project_lite::pin_project;
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
 
-use super::body::TimedBody;
+use super::body::{PlacedBody, TimedBody};
 use super::call::Method;
-use super::service::{Admitted, Service};
-use crate::listener::PeerInfo;
+use super::caller::BotCaller;
+use super::error::CallError;
+use super::service::{Admitted, Service, refused};
+use crate::broker::BrokerError;
+use crate::domain::name::Name;
+use crate::listener::{PeerInfo, RunningCall};
 
 /// The time that a caller may take to send its message.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The reason in metrics of a call whose message did not arrive whole, in time and in order.
+const UNREADABLE: &str = "UNREADABLE";
 
 /// The service behind its admission.
 #[derive(Debug, Clone)]
@@ -28,13 +37,58 @@ pub(super) struct Admission<S> {
 
 /// An admitted call on its way to its method, in the request's extensions.
 #[derive(Debug, Clone)]
-pub(super) struct Handover(Arc<Mutex<Option<(Admitted, OwnedSemaphorePermit)>>>);
+pub(super) struct Handover {
+    admitted: Arc<Mutex<Option<(Admitted, OwnedSemaphorePermit)>>>,
+    peer: Option<PeerInfo>,
+}
 
 impl Handover {
-    /// Takes the call out. Its message has been read, so another one may be.
-    pub(super) fn take(&self) -> Option<Admitted> {
-        let taken = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        taken.map(|(admitted, _reading)| admitted)
+    /// Takes the call out, which runs from now on. Its message has been read, so another one may be.
+    pub(super) fn take(&self) -> Option<(Admitted, Option<RunningCall>)> {
+        let (admitted, _reading) = self.lock().take()?;
+        Some((admitted, self.peer.as_ref().map(PeerInfo::run)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<(Admitted, OwnedSemaphorePermit)>> {
+        self.admitted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pin_project! {
+    /// A call whose response is to be sent.
+    #[derive(Debug)]
+    pub(super) struct Answering<F> {
+        #[pin]
+        inner: F,
+        handover: Handover,
+        caller: Arc<BotCaller>,
+        method: Method,
+    }
+}
+
+impl<F> Future for Answering<F>
+where
+    F: Future<Output = Result<http::Response<Body>, Infallible>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let Ok(response) = std::task::ready!(this.inner.poll(context));
+        if this.handover.lock().take().is_some() {
+            this.caller.count(*this.method, Some(UNREADABLE));
+        }
+        if this.method.is_stream {
+            return Poll::Ready(Ok(response));
+        }
+        // A bot that reads none of its responses must not fill the memory with them.
+        let Some(place) = this.caller.unread_place(*this.method) else {
+            let status = refused(CallError::Broker(BrokerError::Overloaded));
+            return Poll::Ready(Ok(status.into_http()));
+        };
+        let unread = this.handover.peer.as_ref().map(PeerInfo::send);
+        let response = response.map(|body| Body::new(PlacedBody::new(body, (place, unread))));
+        Poll::Ready(Ok(response))
     }
 }
 
@@ -54,7 +108,7 @@ where
 {
     type Response = S::Response;
     type Error = Infallible;
-    type Future = Either<Ready<Result<S::Response, Infallible>>, S::Future>;
+    type Future = Either<Ready<Result<S::Response, Infallible>>, Answering<S::Future>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(context)
@@ -67,17 +121,21 @@ where
             return Either::Left(ready(Ok(status.into_http())));
         };
         // Also if the call is refused for another reason: the connection is a bot's.
-        let authenticated = || {
-            if let Some(peer) = request.extensions().get::<PeerInfo>() {
-                peer.authenticated();
+        let peer = request.extensions().get::<PeerInfo>().cloned();
+        let authenticated = |bot: &Name| {
+            if let Some(peer) = &peer {
+                peer.authenticated(bot);
             }
         };
         match self.service.admit(method, request.headers(), authenticated) {
-            Ok(admitted) => {
-                let handover = Handover(Arc::new(Mutex::new(Some(admitted))));
-                request.extensions_mut().insert(handover);
+            Ok((admitted, reading)) => {
+                let caller = admitted.caller();
+                let admitted = Arc::new(Mutex::new(Some((admitted, reading))));
+                let handover = Handover { admitted, peer };
+                request.extensions_mut().insert(handover.clone());
                 let request = request.map(|body| Body::new(TimedBody::new(body, MESSAGE_TIMEOUT)));
-                Either::Right(self.inner.call(request))
+                let inner = self.inner.call(request);
+                Either::Right(Answering { inner, handover, caller, method })
             }
             Err(status) => Either::Left(ready(Ok(status.into_http()))),
         }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Sleep;
 use tonic::Status;
 use tonic::body::Body;
@@ -53,23 +52,20 @@ impl http_body::Body for TimedBody {
     }
 }
 
-/// A response's body that holds a place until it ends.
+/// A response's body that holds places until it ends.
 #[derive(Debug)]
-pub(super) struct PlacedBody {
+pub(super) struct PlacedBody<P> {
     inner: Body,
-    _places: Places,
+    _places: P,
 }
 
-/// A place among all calls, and one among those of the connection.
-type Places = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
-
-impl PlacedBody {
-    pub(super) fn new(inner: Body, places: Places) -> Self {
+impl<P> PlacedBody<P> {
+    pub(super) fn new(inner: Body, places: P) -> Self {
         Self { inner, _places: places }
     }
 }
 
-impl http_body::Body for PlacedBody {
+impl<P: Unpin> http_body::Body for PlacedBody<P> {
     type Data = Bytes;
     type Error = Status;
 

@@ -10,7 +10,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::call::{METHODS, Method};
 use super::error::CallError;
@@ -18,6 +18,9 @@ use crate::domain::bot::{ApiKey, Bot};
 
 /// The number of calls of one bot that use the database at once.
 const WORK: usize = 64;
+
+/// The number of places that a response of a list takes among the unread ones: it may have 100 KiB.
+const LARGE: u32 = 16;
 
 /// The reason of a call that succeeded, in metrics.
 const OK: &str = "OK";
@@ -40,6 +43,8 @@ pub(super) struct BotCaller {
     /// Shares of the work: calls that use the database, and do not just wait for a refresh. Others queue for one, so
     /// that the database's connections are not taken by one bot.
     pub(super) work: Arc<Semaphore>,
+    /// Places of responses that the bot has yet to read.
+    unread: Arc<Semaphore>,
     /// Places of streams. They last long, and must not keep calls out.
     pub(super) streams: Arc<Semaphore>,
     counts: BotCounts,
@@ -79,6 +84,13 @@ impl BotCounts {
 }
 
 impl BotCaller {
+    /// A place for a response that the bot is to read, if one is free.
+    pub(super) fn unread_place(&self, method: Method) -> Option<OwnedSemaphorePermit> {
+        let is_large = matches!(method.name, "ListGrants" | "ListProviders" | "RevokeAll");
+        let weight = if is_large { LARGE } else { 1 };
+        Arc::clone(&self.unread).try_acquire_many_owned(weight).ok()
+    }
+
     /// Counts a call that was answered.
     pub(super) fn count(&self, method: Method, refusal: Option<&'static str>) {
         match refusal {
@@ -120,6 +132,7 @@ impl Callers {
                 calls: semaphore(),
                 work: Arc::new(Semaphore::new(WORK)),
                 streams: semaphore(),
+                unread: Arc::new(Semaphore::new(places.max(LARGE as usize))),
                 counts: BotCounts::default(),
             });
             callers.push(Arc::clone(&caller));

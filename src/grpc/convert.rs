@@ -10,7 +10,7 @@ use token_broker_client::proto;
 pub(super) use pages::{grants_page, providers_page};
 
 use super::error::{CallError, Violation};
-use crate::broker::authorize::{AuthorizeRequest, Start, Started};
+use crate::broker::authorize::{AuthorizeOptions, AuthorizeRequest, Started};
 use crate::broker::confirm::ConfirmRequest;
 use crate::broker::get_token::{GetTokenRequest, IssuedToken};
 use crate::broker::refresh::{RefreshRequest, etag};
@@ -138,7 +138,7 @@ fn start(
     violations: &mut Violations,
     fields: &OptionFields,
     options: proto::AuthorizationOptions,
-) -> Start {
+) -> AuthorizeOptions {
     let flow = match proto::Flow::try_from(options.flow) {
         Ok(proto::Flow::Unspecified) => None,
         Ok(proto::Flow::AuthorizationCode) => Some(Flow::AuthorizationCode),
@@ -164,7 +164,7 @@ fn start(
     if !options.resources.is_empty() {
         violations.add(fields.resources, "are not supported by this provider");
     }
-    Start { flow, options: parsed }
+    AuthorizeOptions { flow, options: parsed }
 }
 
 pub(super) fn authorize_request(

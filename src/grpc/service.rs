@@ -25,6 +25,8 @@ use super::status::reason_of;
 use crate::broker::caller::with_caller;
 use crate::broker::{Broker, BrokerError};
 use crate::domain::bot::Bot;
+use crate::domain::name::Name;
+use crate::listener::RunningCall;
 
 #[derive(Debug)]
 pub(super) struct Service {
@@ -34,10 +36,10 @@ pub(super) struct Service {
 
 impl Service {
     pub(super) fn new(broker: Arc<Broker>) -> Self {
-        let places = broker.settings().limits.max_concurrent_calls.get() as usize;
-        let callers = Callers::new(broker.bots(), places);
+        let places = broker.settings.limits.max_concurrent_calls.get() as usize;
+        let callers = Callers::new(broker.bots.values(), places);
         let counts = Arc::clone(callers.counts());
-        broker.metrics().watch_calls(move |observe| counts.visit(observe));
+        broker.metrics.watch_calls(move |observe| counts.visit(observe));
         Self { callers, broker }
     }
 
@@ -46,15 +48,15 @@ impl Service {
         &self,
         method: Method,
         headers: &HeaderMap,
-        authenticated: impl FnOnce(),
+        authenticated: impl FnOnce(&Name),
     ) -> Result<(Admitted, OwnedSemaphorePermit), Status> {
-        let mut call = Call::begin(method, headers, self.broker.metrics());
+        let mut call = Call::begin(method, headers, &self.broker.metrics);
         let mut bot = None;
         let admitted = self.callers.authenticate(headers).and_then(|caller| {
             bot = Some(caller);
-            authenticated();
+            authenticated(&caller.bot.name);
             caller.check(method)?;
-            if self.broker.draining().is_cancelled() {
+            if self.broker.tasks.draining().is_cancelled() {
                 return Err(CallError::Broker(BrokerError::Overloaded));
             }
             Ok((caller, place_of(&caller.reading)?))
@@ -77,7 +79,7 @@ impl Service {
     }
 
     /// The admitted call that a message belongs to.
-    fn admitted<T>(request: &Request<T>) -> Result<Admitted, Status> {
+    fn admitted<T>(request: &Request<T>) -> Result<(Admitted, Option<RunningCall>), Status> {
         let handover = request.extensions().get::<Handover>();
         handover.and_then(Handover::take).ok_or_else(|| refused(BrokerError::Internal.into()))
     }
@@ -91,7 +93,7 @@ impl Service {
         Res: Send + 'static,
         F: Future<Output = Result<Res, CallError>> + Send + 'static,
     {
-        let admitted = Self::admitted(&request)?;
+        let (admitted, _running) = Self::admitted(&request)?;
         let ended = self.run(admitted, |broker, bot| run(broker, bot, request.into_inner())).await;
         ended.map(|(_, response)| Response::new(response))
     }
@@ -133,7 +135,7 @@ impl Service {
                         ended
                     };
                     let _waits = gone.drop_guard();
-                    let ended = self.broker.detached(run).await;
+                    let ended = self.broker.tasks.detached(run).await;
                     ended.unwrap_or_else(|crash| Err(CallError::Broker(crash)))
                 }
                 Err(error) => Err(error),
@@ -155,6 +157,12 @@ pub(super) struct Admitted {
     caller: Arc<BotCaller>,
 }
 
+impl Admitted {
+    pub(super) fn caller(&self) -> Arc<BotCaller> {
+        Arc::clone(&self.caller)
+    }
+}
+
 fn place_of(places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, CallError> {
     let place = Arc::clone(places).try_acquire_owned();
     place.map_err(|_| CallError::Broker(BrokerError::Overloaded))
@@ -167,7 +175,7 @@ static FLOOD: LazyLock<DefaultDirectRateLimiter> = LazyLock::new(|| {
     RateLimiter::direct(quota)
 });
 
-fn refused(error: CallError) -> Status {
+pub(super) fn refused(error: CallError) -> Status {
     if let CallError::Broker(error) = &error {
         error.log_storage();
     }
@@ -191,7 +199,7 @@ impl TokenBrokerService for Service {
     ) -> Result<Response<proto::AuthorizeResponse>, Status> {
         self.call(request, |broker, bot, message| async move {
             let request = convert::authorize_request(&bot.namespace, message)?;
-            let started = broker.authorize(&bot, request).await?;
+            let started = broker.authorizations.authorize(&bot, request).await?;
             Ok(convert::authorize_response(&started))
         })
         .await
@@ -203,7 +211,7 @@ impl TokenBrokerService for Service {
     ) -> Result<Response<proto::GetAuthorizationResponse>, Status> {
         self.call(request, |broker, bot, message| async move {
             let id = convert::authorization_id(&message.authorization_id)?;
-            let view = broker.get_authorization(&bot, id).await?;
+            let view = broker.authorizations.get_authorization(&bot, id).await?;
             let authorization = Some(convert::authorization(view));
             Ok(proto::GetAuthorizationResponse { authorization })
         })
@@ -216,11 +224,11 @@ impl TokenBrokerService for Service {
         &self,
         request: Request<proto::WatchAuthorizationRequest>,
     ) -> Result<Response<WatchStream>, Status> {
-        let admitted = Self::admitted(&request)?;
+        let (admitted, _running) = Self::admitted(&request)?;
         let message = request.into_inner();
         let watching = self.run(admitted, |broker, bot| async move {
             let id = convert::authorization_id(&message.authorization_id)?;
-            Ok(broker.watch_authorization(&bot, id).await?)
+            Ok(broker.authorizations.watch_authorization(&bot, id).await?)
         });
         let (mut call, views) = watching.await?;
         call.streams();
@@ -252,7 +260,7 @@ impl TokenBrokerService for Service {
     ) -> Result<Response<proto::ConfirmAuthorizationResponse>, Status> {
         self.call(request, |broker, bot, message| async move {
             let request = convert::confirm_request(message)?;
-            let grant = broker.confirm(&bot, request).await?;
+            let grant = broker.authorizations.confirm(&bot, request).await?;
             Ok(proto::ConfirmAuthorizationResponse { grant: Some(convert::grant(&grant)) })
         })
         .await
@@ -264,7 +272,7 @@ impl TokenBrokerService for Service {
     ) -> Result<Response<proto::CancelAuthorizationResponse>, Status> {
         self.call(request, |broker, bot, message| async move {
             let id = convert::authorization_id(&message.authorization_id)?;
-            let view = broker.cancel(&bot, id).await?;
+            let view = broker.authorizations.cancel(&bot, id).await?;
             let authorization = Some(convert::authorization(view));
             Ok(proto::CancelAuthorizationResponse { authorization })
         })
@@ -275,13 +283,13 @@ impl TokenBrokerService for Service {
         &self,
         request: Request<proto::GetTokenRequest>,
     ) -> Result<Response<proto::GetTokenResponse>, Status> {
-        let admitted = Self::admitted(&request)?;
+        let (admitted, _running) = Self::admitted(&request)?;
         let bot = &admitted.caller.bot;
         let request = convert::get_token_request(&bot.namespace, request.into_inner());
         // A cached token costs no span, unless its caller records the trace, and takes no place of a call.
         if !admitted.call.is_recorded()
             && let Ok(request) = &request
-            && let Some(hit) = self.broker.get_cached_token(bot, request)
+            && let Some(hit) = self.broker.tokens.get_cached_token(bot, request)
         {
             admitted.caller.count(admitted.call.method, None);
             admitted.call.answered();
@@ -291,10 +299,10 @@ impl TokenBrokerService for Service {
         let recorded = admitted.call.is_recorded();
         let ended = self.run(admitted, |broker, bot| async move {
             let request = request?;
-            if recorded && let Some(hit) = broker.get_cached_token(&bot, &request) {
+            if recorded && let Some(hit) = broker.tokens.get_cached_token(&bot, &request) {
                 return Ok(convert::cached_response(&hit));
             }
-            Ok(convert::get_token_response(broker.get_token(&bot, request).await?))
+            Ok(convert::get_token_response(broker.tokens.get_token(&bot, request).await?))
         });
         // Boxed: its state is large, and would be allocated for cached tokens too.
         Box::pin(ended).await.map(|(_, response)| Response::new(response))
@@ -306,7 +314,7 @@ impl TokenBrokerService for Service {
     ) -> Result<Response<proto::RefreshResponse>, Status> {
         self.call(request, |broker, bot, message| async move {
             let request = convert::refresh_request(&bot.namespace, message)?;
-            let issued = broker.refresh(&bot, request).await?;
+            let issued = broker.tokens.refresh(&bot, request).await?;
             Ok(proto::RefreshResponse { token: Some(convert::token(issued)) })
         })
         .await
@@ -318,7 +326,7 @@ impl TokenBrokerService for Service {
     ) -> Result<Response<proto::RevokeResponse>, Status> {
         self.call(request, |broker, bot, message| async move {
             let key = convert::grant_key(&bot.namespace, message.key)?;
-            let state = broker.revoke(&bot, &key).await?;
+            let state = broker.revocations.revoke(&bot, &key).await?;
             Ok(proto::RevokeResponse { revocation: convert::revocation(state).into() })
         })
         .await
@@ -336,7 +344,7 @@ impl TokenBrokerService for Service {
                 text => violations.provider("provider", text),
             };
             let subject = violations.finish(subject)?;
-            let revoked = broker.revoke_all(&bot, &subject, provider.as_ref()).await?;
+            let revoked = broker.revocations.revoke_all(&bot, &subject, provider.as_ref()).await?;
             let grants = revoked.iter().map(|(key, state)| proto::RevokedGrant {
                 key: Some(convert::key_message(key)),
                 revocation: convert::revocation(*state).into(),
@@ -352,7 +360,7 @@ impl TokenBrokerService for Service {
     ) -> Result<Response<proto::ListGrantsResponse>, Status> {
         self.call(request, |broker, bot, message| async move {
             let (request, tokens) = convert::grants_page(message)?;
-            let (grants, next) = broker.list_grants(&bot, request).await?;
+            let (grants, next) = broker.lists.list_grants(&bot, request).await?;
             Ok(proto::ListGrantsResponse {
                 grants: grants.iter().map(convert::grant).collect(),
                 next_page_token: next
@@ -369,7 +377,7 @@ impl TokenBrokerService for Service {
     ) -> Result<Response<proto::ListProvidersResponse>, Status> {
         self.call(request, |broker, bot, message| async move {
             let (size, after, tokens) = convert::providers_page(&message)?;
-            let mut rest = broker.list_providers(&bot, after.as_ref());
+            let mut rest = broker.lists.list_providers(&bot, after.as_ref());
             let providers: Vec<_> = rest.by_ref().take(size).map(convert::provider).collect();
             let next_page_token = match (rest.next(), providers.last()) {
                 (Some(_), Some(last)) => tokens.write(&[&last.name]),

@@ -56,7 +56,7 @@ where
             Some(peer) => peer.open_calls().try_acquire_owned().map(Some),
             None => Ok(None),
         };
-        let is_stream = request.uri().path().ends_with("/Watch");
+        let is_stream = !request.uri().path().ends_with("/Check");
         let places = if is_stream { &self.streams } else { &self.places };
         let (Ok(of_connection), Ok(place)) =
             (of_connection, Arc::clone(places).try_acquire_owned())
@@ -64,11 +64,15 @@ where
             let status = Status::resource_exhausted("too many calls without a credential");
             return futures::future::ready(Ok(status.into_http())).boxed();
         };
+        // A stream stays open without anything to read.
+        let peer = request.extensions().get::<PeerInfo>().filter(|_| !is_stream).cloned();
         let request = request.map(|body| Body::new(TimedBody::new(body, self.timeout)));
         let response = self.inner.call(request);
         async move {
             let response = response.await?;
-            Ok(response.map(|body| Body::new(PlacedBody::new(body, (place, of_connection)))))
+            let unread = peer.map(|peer| peer.send());
+            let places = (place, of_connection, unread);
+            Ok(response.map(|body| Body::new(PlacedBody::new(body, places))))
         }
         .boxed()
     }

@@ -37,8 +37,8 @@ pub(super) async fn callback(
             None => return page::problem(&CallbackError::UnknownRedirect),
         }
     }
-    let browsers = browser::secrets(&headers, &broker.settings().public_url);
-    page::of_callback(&broker.callback(parse(provider, &query), browsers).await)
+    let browsers = browser::secrets(&headers, &broker.settings.public_url);
+    page::of_callback(&broker.callbacks.callback(parse(provider, &query), browsers).await)
 }
 
 /// `response_mode=form_post`: a cross-site POST comes without the Lax cookie, so the browser is
@@ -51,14 +51,14 @@ pub(super) async fn form_post(
     let Ok(Path(provider)) = provider else {
         return page::problem(&CallbackError::UnknownRedirect);
     };
-    if broker.providers().get(&provider).is_none() {
+    if broker.providers.get(&provider).is_none() {
         return page::problem(&CallbackError::UnknownRedirect);
     }
     // What is read of it alone: a form may also have an ID token, too long for a URL.
     let read =
         form_urlencoded::parse(form.as_bytes()).filter(|(name, _)| READ.contains(&name.as_ref()));
     let form = form_urlencoded::Serializer::new(String::new()).extend_pairs(read).finish();
-    let sealed = broker.seal_form(&provider, form.as_bytes());
+    let sealed = broker.callbacks.seal_form(&provider, form.as_bytes());
     let location = format!("?{SEALED}={}", BASE64_URL_SAFE_NO_PAD.encode(sealed));
     (StatusCode::SEE_OTHER, [(header::LOCATION, location)]).into_response()
 }
@@ -73,7 +73,7 @@ fn only_sealed(query: &str) -> Option<String> {
 
 fn open(broker: &Broker, provider: &str, sealed: &str) -> Option<String> {
     let sealed = BASE64_URL_SAFE_NO_PAD.decode(sealed).ok()?;
-    String::from_utf8(broker.open_form(provider, &sealed)?).ok()
+    String::from_utf8(broker.callbacks.open_form(provider, &sealed)?).ok()
 }
 
 fn parse(provider: String, query: &str) -> Redirect {

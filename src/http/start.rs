@@ -18,10 +18,11 @@ pub(super) async fn start(
     let Ok(Path(authorization_id)) = authorization_id else {
         return page::problem(&CallbackError::UnknownLink);
     };
-    let public_url = &broker.settings().public_url;
+    let public_url = &broker.settings.public_url;
     let browser = browser::secrets(&headers, public_url).into_iter().next();
-    let starting = Arc::clone(&broker);
-    let started = broker.detached(async move { starting.start(&authorization_id, browser).await });
+    let starting = Arc::clone(&broker.callbacks);
+    let started =
+        broker.tasks.detached(async move { starting.start(&authorization_id, browser).await });
     match started.await.unwrap_or(Err(CallbackError::Unavailable)) {
         Ok(departure) => {
             let cookie = browser::set_cookie(&departure.browser, public_url);

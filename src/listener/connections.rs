@@ -1,21 +1,21 @@
 //! The open connections of one listener.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use crate::domain::name::Name;
 
 /// The interval at which the log says that connections are closed because of the limits.
 const LOGGED_EVERY: Duration = Duration::from_secs(60);
 
 /// The number of connections that may be open beyond a limit, because others that were ended in their favour are not yet closed.
 pub(super) const OVERLAP: usize = 64;
-
-/// The number of a connection that is not pending.
-const ACTIVE: u64 = 0;
 
 /// The number of connections that a listener keeps open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub struct ConnectionLimits {
     pub pending: usize,
     /// Pending connections of one peer: of an IPv4 address, or of an IPv6 network of 64 bits.
     pub pending_per_peer: usize,
+    /// Active connections of one bot. Further ones stay pending.
+    pub active_per_bot: usize,
 }
 
 /// The open connections of one listener.
@@ -46,6 +48,8 @@ struct Open {
     /// By their numbers, so that the first one has been pending longest.
     pending: BTreeMap<u64, Pending>,
     pending_by_peer: HashMap<IpAddr, usize>,
+    active: HashMap<u64, Active>,
+    active_by_bot: HashMap<Name, usize>,
     is_closing: bool,
     closed_since_logged: u64,
     logged_at: Option<Instant>,
@@ -54,7 +58,28 @@ struct Open {
 #[derive(Debug)]
 struct Pending {
     peer: IpAddr,
-    end: CancellationToken,
+    end: End,
+}
+
+#[derive(Debug)]
+struct Active {
+    bot: Option<Name>,
+    end: End,
+    running: Arc<AtomicUsize>,
+}
+
+/// Ends a connection. The flag is for the usual case, in which nothing waits for the token.
+#[derive(Debug, Clone, Default)]
+struct End {
+    token: CancellationToken,
+    is_ended: Arc<AtomicBool>,
+}
+
+impl End {
+    fn end(&self) {
+        self.is_ended.store(true, Ordering::Relaxed);
+        self.token.cancel();
+    }
 }
 
 /// One open connection, which is pending at first. Dropping it frees the place.
@@ -62,10 +87,30 @@ struct Pending {
 pub struct Place {
     connections: Arc<Connections>,
     peer: SocketAddr,
-    /// The number in [`Open::pending`], or [`ACTIVE`].
-    number: AtomicU64,
-    end: CancellationToken,
+    /// In [`Open::pending`] or [`Open::active`].
+    number: Mutex<u64>,
+    is_pending: AtomicBool,
+    end: End,
+    /// The calls under way. At the end, a connection without one is closed.
+    running: Arc<AtomicUsize>,
+    sending: Mutex<Sending>,
 }
+
+/// The responses that the peer has yet to read.
+#[derive(Debug, Default)]
+struct Sending {
+    count: usize,
+    /// When the first of them began, or one of them ended last.
+    since: Option<Instant>,
+}
+
+/// A call of a connection that is under way. Dropping it ends the call.
+#[derive(Debug)]
+pub struct RunningCall(Arc<AtomicUsize>);
+
+/// A response that its peer is to read. Dropping it says that the peer has, or that it is given up.
+#[derive(Debug)]
+pub struct UnreadResponse(Arc<Place>);
 
 impl Connections {
     pub(super) fn new(listener: &'static str, limits: ConnectionLimits) -> Arc<Self> {
@@ -111,12 +156,29 @@ impl Connections {
         while open.end_oldest(None) {}
     }
 
+    /// Ends all active connections without a call under way: their peers are idle, dead, or do not read.
+    pub fn close_idle(&self) {
+        for active in self.open().active.values() {
+            if active.running.load(Ordering::Relaxed) == 0 {
+                active.end.end();
+            }
+        }
+    }
+
     fn place(self: &Arc<Self>, open: &mut Open, peer: SocketAddr) -> Place {
         open.total += 1;
         *open.total_by_peer.entry(network(peer.ip())).or_default() += 1;
-        let end = CancellationToken::new();
+        let end = End::default();
         let number = open.insert(network(peer.ip()), &end);
-        Place { connections: Arc::clone(self), peer, number: AtomicU64::new(number), end }
+        Place {
+            connections: Arc::clone(self),
+            peer,
+            number: Mutex::new(number),
+            is_pending: AtomicBool::new(true),
+            end,
+            running: Arc::default(),
+            sending: Mutex::default(),
+        }
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
@@ -125,7 +187,7 @@ impl Connections {
 }
 
 impl Open {
-    fn insert(&mut self, peer: IpAddr, end: &CancellationToken) -> u64 {
+    fn insert(&mut self, peer: IpAddr, end: &End) -> u64 {
         self.last_number += 1;
         *self.pending_by_peer.entry(peer).or_default() += 1;
         self.pending.insert(self.last_number, Pending { peer, end: end.clone() });
@@ -134,8 +196,14 @@ impl Open {
 
     fn remove(&mut self, number: u64) -> Option<Pending> {
         let removed = self.pending.remove(&number)?;
-        decrement(&mut self.pending_by_peer, removed.peer);
+        decrement(&mut self.pending_by_peer, &removed.peer);
         Some(removed)
+    }
+
+    fn remove_active(&mut self, number: u64) {
+        if let Some(Active { bot: Some(bot), .. }) = self.active.remove(&number) {
+            decrement(&mut self.active_by_bot, &bot);
+        }
     }
 
     /// The peer with the most pending connections, so that a few peers cannot push out all others.
@@ -149,7 +217,7 @@ impl Open {
         let oldest = numbers.find(|(_, pending)| of.is_none_or(|peer| pending.peer == peer));
         let Some(number) = oldest.map(|(number, _)| *number) else { return false };
         if let Some(removed) = self.remove(number) {
-            removed.end.cancel();
+            removed.end.end();
         }
         true
     }
@@ -165,48 +233,114 @@ impl Place {
     /// Returns `true` if the connection may be ended in favour of a new one.
     #[must_use]
     pub fn is_pending(&self) -> bool {
-        self.number.load(Ordering::Relaxed) != ACTIVE
+        self.is_pending.load(Ordering::Relaxed)
     }
 
-    /// Keeps the connection until [`Place::set_pending`].
-    pub fn set_active(&self) {
+    /// Keeps the connection until [`Place::set_pending`]. A bot that has too many keeps no more: then this one stays
+    /// pending.
+    pub fn set_active(&self, bot: Option<&Name>) {
         // The usual case for gRPC, without the lock.
         if !self.is_pending() {
             return;
         }
         let mut open = self.connections.open();
-        open.remove(self.number.swap(ACTIVE, Ordering::Relaxed));
+        if let Some(bot) = bot {
+            let count = open.active_by_bot.get(bot).copied().unwrap_or_default();
+            if count >= self.connections.limits.active_per_bot {
+                return;
+            }
+            open.active_by_bot.insert(bot.clone(), count + 1);
+        }
+        self.is_pending.store(false, Ordering::Relaxed);
+        let number = *self.number();
+        open.remove(number);
+        let running = Arc::clone(&self.running);
+        open.active.insert(number, Active { bot: bot.cloned(), end: self.end.clone(), running });
     }
 
     /// Makes the connection pending again, as the newest one. While the listener closes it stays as it is.
     pub fn set_pending(&self) {
         let mut open = self.connections.open();
         if !open.is_closing && !self.is_pending() {
-            let number = open.insert(network(self.peer.ip()), &self.end);
-            self.number.store(number, Ordering::Relaxed);
+            let mut number = self.number();
+            open.remove_active(*number);
+            *number = open.insert(network(self.peer.ip()), &self.end);
+            self.is_pending.store(true, Ordering::Relaxed);
         }
     }
 
     /// Ends when the connection must be closed at once.
     pub fn ended(&self) -> WaitForCancellationFutureOwned {
-        self.end.clone().cancelled_owned()
+        self.end.token.clone().cancelled_owned()
+    }
+
+    /// Returns `true` if the connection must be closed at once.
+    pub(super) fn is_ended(&self) -> bool {
+        self.end.is_ended.load(Ordering::Relaxed)
+    }
+
+    /// Takes note that a call is under way.
+    pub(super) fn run(&self) -> RunningCall {
+        self.running.fetch_add(1, Ordering::Relaxed);
+        RunningCall(Arc::clone(&self.running))
+    }
+
+    /// Takes note that a response is being sent.
+    pub(super) fn send(self: &Arc<Self>) -> UnreadResponse {
+        let mut sending = self.sending();
+        sending.count += 1;
+        sending.since.get_or_insert_with(Instant::now);
+        drop(sending);
+        UnreadResponse(Arc::clone(self))
+    }
+
+    /// The time for which the peer has read none of the responses that it has yet to read. `None` if there is none.
+    pub(super) fn unread_for(&self) -> Option<Duration> {
+        self.sending().since.map(|since| since.elapsed())
+    }
+
+    fn number(&self) -> MutexGuard<'_, u64> {
+        self.number.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sending(&self) -> MutexGuard<'_, Sending> {
+        self.sending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for RunningCall {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for UnreadResponse {
+    fn drop(&mut self) {
+        let mut sending = self.0.sending();
+        sending.count -= 1;
+        sending.since = (sending.count > 0).then(Instant::now);
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut open = self.connections.open();
-        open.remove(self.number.load(Ordering::Relaxed));
+        let number = *self.number();
+        if self.is_pending() {
+            open.remove(number);
+        } else {
+            open.remove_active(number);
+        }
         open.total -= 1;
-        decrement(&mut open.total_by_peer, network(self.peer.ip()));
+        decrement(&mut open.total_by_peer, &network(self.peer.ip()));
     }
 }
 
-fn decrement(counts: &mut HashMap<IpAddr, usize>, peer: IpAddr) {
-    if let Some(count) = counts.get_mut(&peer) {
+fn decrement<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
         *count -= 1;
         if *count == 0 {
-            counts.remove(&peer);
+            counts.remove(key);
         }
     }
 }
@@ -225,8 +359,13 @@ pub(super) fn network(peer: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
-    const LIMITS: ConnectionLimits =
-        ConnectionLimits { total: 4, per_peer: 4, pending: 3, pending_per_peer: 2 };
+    const LIMITS: ConnectionLimits = ConnectionLimits {
+        total: 4,
+        per_peer: 4,
+        pending: 3,
+        pending_per_peer: 2,
+        active_per_bot: 2,
+    };
 
     fn admit(connections: &Arc<Connections>, peer: &str) -> Option<Place> {
         connections.admit(SocketAddr::new(peer.parse().expect("an address"), 1))
@@ -239,7 +378,7 @@ mod tests {
         let first = admit(&connections, "192.0.2.1").expect("a place");
         let second = admit(&connections, "192.0.2.1").expect("a place");
         let third = admit(&connections, "::ffff:192.0.2.1").expect("a place");
-        let ended = [&other, &first, &second, &third].map(|place| place.end.is_cancelled());
+        let ended = [&other, &first, &second, &third].map(|place| place.is_ended());
         assert_eq!(ended, [false, true, false, false]);
     }
 
@@ -250,7 +389,7 @@ mod tests {
         let first = admit(&connections, "192.0.2.1").expect("a place");
         let second = admit(&connections, "192.0.2.1").expect("a place");
         let _other = admit(&connections, "192.0.2.3").expect("a place");
-        let ended = [&single, &first, &second].map(|place| place.end.is_cancelled());
+        let ended = [&single, &first, &second].map(|place| place.is_ended());
         assert_eq!(ended, [false, true, false]);
     }
 
@@ -260,9 +399,9 @@ mod tests {
         let first = admit(&connections, "2001:db8::1").expect("a place");
         let _second = admit(&connections, "2001:db8::2").expect("a place");
         let _third = admit(&connections, "2001:db8::3").expect("a place");
-        assert!(first.end.is_cancelled());
+        assert!(first.is_ended());
         let elsewhere = admit(&connections, "2001:db8:0:1::1").expect("a place");
-        assert!(!elsewhere.end.is_cancelled());
+        assert!(!elsewhere.is_ended());
     }
 
     #[test]
@@ -271,15 +410,15 @@ mod tests {
         let places: Vec<_> = (1..=4)
             .map(|host| {
                 let place = admit(&connections, &format!("192.0.2.{host}")).expect("a place");
-                place.set_active();
+                place.set_active(None);
                 place
             })
             .collect();
         assert!(admit(&connections, "192.0.2.9").is_none(), "all are active");
         places[2].set_pending();
         let next = admit(&connections, "192.0.2.9").expect("the place of the pending one");
-        assert!(places[2].end.is_cancelled());
-        assert!(places.iter().filter(|place| place.end.is_cancelled()).count() == 1);
+        assert!(places[2].is_ended());
+        assert!(places.iter().filter(|place| place.is_ended()).count() == 1);
         drop((places, next));
         assert_eq!(connections.open().total, 0);
         assert!(connections.open().pending_by_peer.is_empty());
@@ -288,12 +427,17 @@ mod tests {
 
     #[test]
     fn one_peer_does_not_take_every_place() {
-        let limits =
-            ConnectionLimits { total: 400, per_peer: 2, pending: 400, pending_per_peer: 400 };
+        let limits = ConnectionLimits {
+            total: 400,
+            per_peer: 2,
+            pending: 400,
+            pending_per_peer: 400,
+            ..LIMITS
+        };
         let connections = Connections::new("test", limits);
         let mut places = Vec::new();
         while let Some(place) = admit(&connections, "192.0.2.1") {
-            place.set_active();
+            place.set_active(None);
             places.push(place);
         }
         assert_eq!(places.len(), 2);
@@ -301,14 +445,55 @@ mod tests {
     }
 
     #[test]
+    fn one_bot_keeps_only_its_share() {
+        let connections = Connections::new("test", LIMITS);
+        let bot = |name| Name::parse(name).expect("a name");
+        let places: Vec<_> = (1..=3)
+            .map(|host| {
+                let place = admit(&connections, &format!("192.0.2.{host}")).expect("a place");
+                place.set_active(Some(&bot("greedy")));
+                place
+            })
+            .collect();
+        let pending: Vec<_> = places.iter().map(Place::is_pending).collect();
+        assert_eq!(pending, [false, false, true]);
+        let other = admit(&connections, "192.0.2.9").expect("a place");
+        other.set_active(Some(&bot("modest")));
+        assert!(!other.is_pending());
+        // A place that becomes free can be taken again.
+        drop(places);
+        assert_eq!(connections.open().active_by_bot.len(), 1);
+    }
+
+    #[test]
+    fn connections_without_a_call_are_closed_at_the_end() {
+        let connections = Connections::new("test", LIMITS);
+        let place = || admit(&connections, "192.0.2.1").map(Arc::new).expect("a place");
+        let (idle, running, unread) = (place(), place(), place());
+        for place in [&idle, &running, &unread] {
+            place.set_active(None);
+        }
+        let call = running.run();
+        let response = unread.send();
+        assert!(unread.unread_for().is_some() && running.unread_for().is_none());
+        connections.close_idle();
+        let ended = [&idle, &running, &unread].map(|place| place.is_ended());
+        assert_eq!(ended, [true, false, true]);
+        drop((call, response));
+        assert!(unread.unread_for().is_none());
+        connections.close_idle();
+        assert!(running.is_ended());
+    }
+
+    #[test]
     fn closing_ends_the_pending_ones() {
         let connections = Connections::new("test", LIMITS);
         let (idle, active) = (admit(&connections, "192.0.2.1"), admit(&connections, "192.0.2.2"));
         let (idle, active) = (idle.expect("a place"), active.expect("a place"));
-        active.set_active();
+        active.set_active(None);
         connections.close();
         active.set_pending();
-        assert!(idle.end.is_cancelled() && !active.end.is_cancelled());
+        assert!(idle.is_ended() && !active.is_ended());
         assert!(admit(&connections, "192.0.2.3").is_none());
     }
 }

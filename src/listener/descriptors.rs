@@ -45,14 +45,23 @@ impl Default for ListenerLimits {
                 per_peer: 512,
                 pending: 256,
                 pending_per_peer: 64,
+                active_per_bot: 256,
             },
             http: ConnectionLimits {
                 total: 512,
                 per_peer: 384,
                 pending: 512,
                 pending_per_peer: 128,
+                // Browsers are no bots.
+                active_per_bot: 512,
             },
-            ops: ConnectionLimits { total: 64, per_peer: 64, pending: 64, pending_per_peer: 64 },
+            ops: ConnectionLimits {
+                total: 64,
+                per_peer: 64,
+                pending: 64,
+                pending_per_peer: 64,
+                active_per_bot: 64,
+            },
             http_rate: Some(DEFAULT_RATE),
         }
     }
@@ -77,6 +86,7 @@ impl ListenerLimits {
                 per_peer: share(limits.per_peer),
                 pending: share(limits.pending),
                 pending_per_peer: share(limits.pending_per_peer),
+                active_per_bot: share(limits.active_per_bot),
             }
         };
         Self { grpc: share(grpc), http: share(http), ops, http_rate }

@@ -14,9 +14,20 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::Connected;
 
 use super::Place;
+use super::connections::{RunningCall, UnreadResponse};
+use crate::domain::name::Name;
 
 /// The time for which a connection may stay without a valid credential. Health checks need none.
 const CREDENTIAL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The time for which a peer may read none of its responses. A peer that reads nothing keeps them in memory.
+const UNREAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The same without a valid credential.
+const UNREAD_TIMEOUT_OF_STRANGERS: Duration = Duration::from_secs(5);
+
+/// The interval at which that is looked at.
+const UNREAD_CHECK: Duration = Duration::from_secs(1);
 
 /// The number of calls without a credential, such as health checks, that one connection has at once.
 const OPEN_CALLS: usize = 4;
@@ -29,6 +40,8 @@ pub struct Guarded<T> {
     open_calls: Arc<Semaphore>,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
     timeout: Pin<Box<Sleep>>,
+    /// Wakes the connection while responses are unread.
+    unread: Pin<Box<Sleep>>,
 }
 
 /// The connection of a request, in the request's extensions.
@@ -41,18 +54,39 @@ impl<T> Guarded<T> {
         let ended = Box::pin(place.ended());
         let timeout = Box::pin(tokio::time::sleep(CREDENTIAL_TIMEOUT));
         let open_calls = Arc::new(Semaphore::new(OPEN_CALLS));
-        Self { inner, place: Arc::new(place), open_calls, ended, timeout }
+        let unread = Box::pin(tokio::time::sleep(UNREAD_CHECK));
+        Self { inner, place: Arc::new(place), open_calls, ended, timeout, unread }
     }
 
     /// Returns an error once the connection must end. Reads and writes check it: a peer that sends and never reads
     /// blocks the server in a write.
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        if !self.place.is_pending() {
-            return Ok(());
+        let is_pending = self.place.is_pending();
+        // An active one has polled `ended` while it was pending, and is woken by it.
+        let is_over = self.place.is_ended()
+            || is_pending
+                && (self.ended.as_mut().poll(context).is_ready()
+                    || self.timeout.as_mut().poll(context).is_ready());
+        if is_over || self.is_unread(context, is_pending) {
+            return Err(io::ErrorKind::ConnectionAborted.into());
         }
-        let is_over = self.ended.as_mut().poll(context).is_ready()
-            || self.timeout.as_mut().poll(context).is_ready();
-        if is_over { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
+        Ok(())
+    }
+
+    /// Returns `true` if the peer has left its responses unread for too long.
+    fn is_unread(&mut self, context: &mut Context<'_>, is_pending: bool) -> bool {
+        let limit = if is_pending { UNREAD_TIMEOUT_OF_STRANGERS } else { UNREAD_TIMEOUT };
+        while let Some(unread_for) = self.place.unread_for() {
+            if unread_for >= limit {
+                tracing::debug!(peer = %self.place.peer(), "the peer reads no response; closing");
+                return true;
+            }
+            if self.unread.as_mut().poll(context).is_pending() {
+                return false;
+            }
+            self.unread.as_mut().reset(tokio::time::Instant::now() + UNREAD_CHECK);
+        }
+        false
     }
 }
 
@@ -68,9 +102,21 @@ impl PeerInfo {
         Arc::clone(&self.1)
     }
 
-    /// Keeps the connection: the peer has shown a valid credential.
-    pub fn authenticated(&self) {
-        self.0.set_active();
+    /// Keeps the connection: the peer has shown the valid credential of a bot.
+    pub fn authenticated(&self, bot: &Name) {
+        self.0.set_active(Some(bot));
+    }
+
+    /// Takes note that a call is under way.
+    #[must_use]
+    pub fn run(&self) -> RunningCall {
+        self.0.run()
+    }
+
+    /// Takes note that a response is to be read by the peer.
+    #[must_use]
+    pub fn send(&self) -> UnreadResponse {
+        self.0.send()
     }
 }
 

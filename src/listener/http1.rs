@@ -125,7 +125,7 @@ async fn active(
         Err(status) => return (status, [(header::CONNECTION, "close")]).into_response(),
     };
     if let Some(place) = &place {
-        place.set_active();
+        place.set_active(None);
     }
     let response = next.run(request).await;
     if let Some(place) = &place {

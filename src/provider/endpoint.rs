@@ -9,7 +9,7 @@ use crate::domain::scope::Scopes;
 
 /// The parts of an authorization request that belong to one start of the link.
 #[derive(Debug)]
-pub struct Attempt<'a> {
+pub struct AuthorizationRequest<'a> {
     /// Ties the redirect to the link, the browser and the broker.
     pub state: &'a str,
     /// The PKCE verifier, whose challenge is sent (RFC 7636).
@@ -26,7 +26,7 @@ pub fn authorization_url(
     server: &Server,
     scopes: &Scopes,
     options: &Options,
-    attempt: Attempt<'_>,
+    attempt: AuthorizationRequest<'_>,
 ) -> Url {
     let verifier = PkceCodeVerifier::new(attempt.verifier);
     let challenge = PkceCodeChallenge::from_code_verifier_sha256(&verifier);

@@ -17,7 +17,7 @@ use sea_orm::{
 
 use super::entity::authorizations;
 use super::revocations::NewRevocations;
-use super::{Storage, StorageError, Write};
+use super::{AuthorizationStore, StorageError, StoreContext, Write};
 use crate::crypto::sealed::Place;
 use crate::domain::authorization::{Authorization, Options, REDIRECT_GRACE, RETENTION, State};
 use crate::domain::grant::{GrantKey, Subject};
@@ -73,7 +73,7 @@ impl StoredAuthorization {
     }
 }
 
-impl Storage {
+impl AuthorizationStore {
     /// Begins an authorization.
     ///
     /// # Errors
@@ -113,11 +113,7 @@ impl Storage {
         new: &NewAuthorization<'_>,
     ) -> Result<Authorization, StorageError> {
         let write = self.begin().await?;
-        let pending = self.pending_on(&write, new.key, new.bot).await?;
-        let same = pending
-            .into_iter()
-            .find(|pending| pending.scopes == *new.scopes && pending.options == *new.options);
-        if let Some(same) = same {
+        if let Some(same) = self.pending_on(&write, new).await? {
             return Ok(same);
         }
         let inserted = self.insert_on(&write, new).await?;
@@ -219,24 +215,24 @@ impl Storage {
         Ok(states)
     }
 
-    /// The authorizations of a key and bot whose link still works, the newest first.
+    /// The newest authorization with these parameters whose link still works.
     async fn pending_on(
         &self,
         write: &Write,
-        key: &GrantKey,
-        bot: &Name,
-    ) -> Result<Vec<Authorization>, StorageError> {
+        new: &NewAuthorization<'_>,
+    ) -> Result<Option<Authorization>, StorageError> {
         authorizations::Entity::find()
-            .filter(of_key(key))
-            .filter(authorizations::Column::Bot.eq(bot.as_str()))
+            .filter(of_key(new.key))
+            .filter(authorizations::Column::Bot.eq(new.bot.as_str()))
+            .filter(authorizations::Column::Scopes.eq(new.scopes.to_string()))
+            .filter(authorizations::Column::Options.eq(convert::options_to_json(new.options)))
             .filter(authorizations::Column::State.eq(PENDING))
             .filter(Expr::col(authorizations::Column::LinkExpiresAt).gt(self.now_expr()))
             .order_by_desc(authorizations::Column::LinkExpiresAt)
-            .all(&**write)
+            .one(&**write)
             .await?
-            .into_iter()
             .map(convert::authorization)
-            .collect()
+            .transpose()
     }
 
     /// The keys of a subject that an authorization is under way for.
@@ -288,32 +284,6 @@ impl Storage {
         let ended = self.ending(to).filter(in_state(id, &[from])).exec(&self.db).await?;
         Ok(ended.rows_affected > 0)
     }
-
-    /// Authorizations that an error in a redirect ended, and whose link still works.
-    fn refused(&self) -> Condition {
-        Condition::all()
-            .add(authorizations::Column::State.is_in([DENIED, FAILED]))
-            .add(authorizations::Column::ExchangedAt.is_null())
-            .add(Expr::col(authorizations::Column::LinkExpiresAt).gt(self.now_expr()))
-    }
-
-    /// The update that makes an authorization final; the caller adds which, and from which states.
-    ///
-    /// A token response that waits in it stays: see [`without_quarantine`].
-    pub(super) fn ending(&self, state: &State) -> sea_orm::UpdateMany<authorizations::Entity> {
-        let (error, description) = match state {
-            State::Denied(failure) | State::Failed(failure) => {
-                (Some(failure.error.clone()), Some(failure.description.clone()))
-            }
-            _ => (None, None),
-        };
-        authorizations::Entity::update_many()
-            .col_expr(authorizations::Column::State, Expr::value(state.as_str()))
-            .col_expr(authorizations::Column::Error, Expr::value(error))
-            .col_expr(authorizations::Column::ErrorDescription, Expr::value(description))
-            .col_expr(authorizations::Column::FinishedAt, self.now_expr())
-            .col_expr(authorizations::Column::ExpiresAt, self.now_expr().add(millis(RETENTION)))
-    }
 }
 
 /// Adds to an update that the token response goes, because it was dealt with.
@@ -344,4 +314,37 @@ fn of_key(key: &GrantKey) -> Condition {
         .add(authorizations::Column::Provider.eq(key.provider.as_str()))
         .add(authorizations::Column::Subject.eq(key.subject.as_str()))
         .add(authorizations::Column::Account.eq(key.account.as_str()))
+}
+
+impl StoreContext {
+    /// The update that makes an authorization final; the caller adds which, and from which states.
+    ///
+    /// A token response that waits in it stays: see [`without_quarantine`].
+    pub(super) fn ending(&self, state: &State) -> sea_orm::UpdateMany<authorizations::Entity> {
+        let (error, description) = match state {
+            State::Denied(failure) | State::Failed(failure) => {
+                (Some(failure.error.clone()), Some(failure.description.clone()))
+            }
+            _ => (None, None),
+        };
+        authorizations::Entity::update_many()
+            .col_expr(authorizations::Column::State, Expr::value(state.as_str()))
+            .col_expr(authorizations::Column::Error, Expr::value(error))
+            .col_expr(authorizations::Column::ErrorDescription, Expr::value(description))
+            .col_expr(authorizations::Column::FinishedAt, self.now_expr())
+            .col_expr(authorizations::Column::ExpiresAt, self.now_expr().add(millis(RETENTION)))
+    }
+
+    /// Authorizations that an error in a redirect ended, and that another redirect may still complete: anyone who has
+    /// the link can forge an error.
+    pub(super) fn refused(&self) -> Condition {
+        Condition::all()
+            .add(authorizations::Column::State.is_in([DENIED, FAILED]))
+            .add(authorizations::Column::ExchangedAt.is_null())
+            .add(
+                Expr::col(authorizations::Column::LinkExpiresAt)
+                    .add(millis(REDIRECT_GRACE))
+                    .gt(self.now_expr()),
+            )
+    }
 }

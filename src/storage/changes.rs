@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use sea_orm::sqlx::postgres::{PgListener, PgPoolOptions};
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 
-use super::{Storage, StorageError};
+use super::{Invalidations, StorageError, StoreContext};
 use crate::domain::grant::{GrantKey, KeyHash};
 
 /// PostgreSQL's channel.
@@ -26,7 +26,7 @@ pub enum Change {
     Unknown,
 }
 
-impl Storage {
+impl Invalidations {
     /// Begins to listen, over a connection of its own. Absent on SQLite, which has one process.
     ///
     /// # Errors
@@ -43,20 +43,6 @@ impl Storage {
         Ok(Some(Changes(listener)))
     }
 
-    /// Notifies the other replicas that a grant was revoked or replaced, after that was committed. A
-    /// failure is counted and tolerated: engines exist where `pg_notify` may not run, and then the
-    /// other replicas notice within the age of their cache.
-    pub(super) async fn notify_change(&self, key: &GrantKey) {
-        let Err(error) = self.notify(&key.hash().to_string()).await else { return };
-        if self.unnotified.fetch_add(1, Ordering::Relaxed) == 0 {
-            tracing::warn!(
-                %error,
-                "cannot notify other replicas of a revocation; they notice within cache.max_age. \
-                 Logged once; later failures are counted"
-            );
-        }
-    }
-
     /// Sends an empty notification, which no replica acts on, to see whether notifications work.
     ///
     /// # Errors
@@ -70,19 +56,6 @@ impl Storage {
     #[must_use]
     pub fn unnotified(&self) -> u64 {
         self.unnotified.load(Ordering::Relaxed)
-    }
-
-    async fn notify(&self, payload: &str) -> Result<(), StorageError> {
-        if self.db.get_database_backend() != DbBackend::Postgres {
-            return Ok(());
-        }
-        let notify = Statement::from_sql_and_values(
-            DbBackend::Postgres,
-            "SELECT pg_notify($1, $2)",
-            [CHANNEL.into(), payload.into()],
-        );
-        self.db.query_one_raw(notify).await?;
-        Ok(())
     }
 }
 
@@ -114,4 +87,33 @@ impl std::fmt::Debug for Changes {
 
 fn from_driver(error: sea_orm::sqlx::Error) -> StorageError {
     sea_orm::DbErr::Conn(sea_orm::RuntimeErr::SqlxError(std::sync::Arc::new(error))).into()
+}
+
+impl StoreContext {
+    /// Notifies the other replicas that a grant was revoked or replaced, after that was committed. A
+    /// failure is counted and tolerated: engines exist where `pg_notify` may not run, and then the
+    /// other replicas notice within the age of their cache.
+    pub(super) async fn notify_change(&self, key: &GrantKey) {
+        let Err(error) = self.notify(&key.hash().to_string()).await else { return };
+        if self.unnotified.fetch_add(1, Ordering::Relaxed) == 0 {
+            tracing::warn!(
+                %error,
+                "cannot notify other replicas of a revocation; they notice within cache.max_age. \
+                 Logged once; later failures are counted"
+            );
+        }
+    }
+
+    async fn notify(&self, payload: &str) -> Result<(), StorageError> {
+        if self.db.get_database_backend() != DbBackend::Postgres {
+            return Ok(());
+        }
+        let notify = Statement::from_sql_and_values(
+            DbBackend::Postgres,
+            "SELECT pg_notify($1, $2)",
+            [CHANNEL.into(), payload.into()],
+        );
+        self.db.query_one_raw(notify).await?;
+        Ok(())
+    }
 }

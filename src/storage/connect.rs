@@ -22,7 +22,7 @@ use super::grants::GrantReader;
 use super::outage::Outage;
 use super::seal::Unreadable;
 use super::server::Server;
-use super::{Storage, StorageError};
+use super::{Storage, StorageError, StoreContext, Stores};
 use crate::crypto::keyring::Keyring;
 use crate::crypto::random::Random;
 use crate::domain::time::Timestamp;
@@ -135,7 +135,7 @@ impl Storage {
             }
         };
         let db = Database::new(pool, Arc::clone(&outage), Waits::UnlessAway);
-        Ok(Self {
+        let context = StoreContext {
             grant_reader: GrantReader::new(db.clone(), settings.clock.clone()),
             db,
             reserved: Database::new(reserved, Arc::clone(&outage), Waits::Always),
@@ -148,8 +148,9 @@ impl Storage {
             unreadable: Unreadable::default(),
             random,
             writer: is_sqlite.then(|| Arc::new(Semaphore::new(1))),
-            _serving: None,
-        })
+        };
+        let context = Arc::new(context);
+        Ok(Self { stores: Stores::of(&context), context, _serving: None })
     }
 
     /// Takes note that this process serves an SQLite file, for as long as this value lives. Two
@@ -172,22 +173,6 @@ impl Storage {
             self._serving = Some(lock);
         }
         Ok(self)
-    }
-
-    /// Reads the database's clock, and so also tests whether the database answers.
-    ///
-    /// # Errors
-    ///
-    /// [`StorageError`] where it does not.
-    pub async fn now(&self) -> Result<Timestamp, StorageError> {
-        let mut select = Query::select();
-        select.expr_as(self.clock.now(self.db.get_database_backend()), "now");
-        let row = self
-            .db
-            .query_one(&select)
-            .await?
-            .ok_or_else(|| StorageError::damaged("none", "SELECT gave no row"))?;
-        Ok(Timestamp::from_millis(row.try_get("", "now")?))
     }
 
     /// Closes the pool, so that SQLite folds its log into the database file. A connection that does
@@ -239,6 +224,24 @@ fn sqlite_path(url: &str) -> Option<PathBuf> {
     }
     let options: SqliteConnectOptions = url.parse().ok()?;
     Some(options.get_filename().to_owned())
+}
+
+impl StoreContext {
+    /// Reads the database's clock, and so also tests whether the database answers.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`] where it does not.
+    pub async fn now(&self) -> Result<Timestamp, StorageError> {
+        let mut select = Query::select();
+        select.expr_as(self.clock.now(self.db.get_database_backend()), "now");
+        let row = self
+            .db
+            .query_one(&select)
+            .await?
+            .ok_or_else(|| StorageError::damaged("none", "SELECT gave no row"))?;
+        Ok(Timestamp::from_millis(row.try_get("", "now")?))
+    }
 }
 
 #[cfg(test)]

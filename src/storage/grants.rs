@@ -16,7 +16,7 @@ use sea_orm::{
 };
 
 use super::entity::{access_tokens, grants};
-use super::{Storage, StorageError, Write, rows};
+use super::{GrantStore, StorageError, StoreContext, Write, rows};
 use crate::crypto::sealed::Place;
 use crate::domain::grant::{Grant, GrantKey};
 use crate::domain::id::Id;
@@ -55,7 +55,7 @@ pub struct StoredGrant {
     pub now: Timestamp,
 }
 
-impl Storage {
+impl GrantStore {
     /// Reads a grant without its tokens, also if no key opens those.
     ///
     /// # Errors
@@ -68,7 +68,21 @@ impl Storage {
         let model = grants::Entity::find().filter(of_key(key)).one(&self.db).await?;
         model.map(|model| convert::grant(model, key.clone())).transpose()
     }
+}
 
+fn place<'a>(grant: &'a Grant, column: &'static str) -> Place<'a> {
+    Place { table: GRANTS, column, row: grant.id, key: &grant.key }
+}
+
+fn of_key(key: &GrantKey) -> Condition {
+    Condition::all()
+        .add(grants::Column::Namespace.eq(key.namespace.as_str()))
+        .add(grants::Column::Provider.eq(key.provider.as_str()))
+        .add(grants::Column::Subject.eq(key.subject.as_str()))
+        .add(grants::Column::Account.eq(key.account.as_str()))
+}
+
+impl StoreContext {
     /// Stores the tokens of a finished authorization: a new grant, or a new generation of the one
     /// that the key has. The tokens that a new generation supersedes are kept, to be revoked with the grant, for
     /// at most providers a revocation reaches the new ones too.
@@ -210,16 +224,4 @@ impl Storage {
             .ok_or_else(|| StorageError::damaged("none", "SELECT gave no row"))?;
         Ok(Timestamp::from_millis(row.try_get("", "now")?))
     }
-}
-
-fn place<'a>(grant: &'a Grant, column: &'static str) -> Place<'a> {
-    Place { table: GRANTS, column, row: grant.id, key: &grant.key }
-}
-
-fn of_key(key: &GrantKey) -> Condition {
-    Condition::all()
-        .add(grants::Column::Namespace.eq(key.namespace.as_str()))
-        .add(grants::Column::Provider.eq(key.provider.as_str()))
-        .add(grants::Column::Subject.eq(key.subject.as_str()))
-        .add(grants::Column::Account.eq(key.account.as_str()))
 }

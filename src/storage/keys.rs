@@ -11,7 +11,7 @@ use super::entity::{
     access_tokens, authorizations, encryption_keys, grants, revocations, superseded_tokens,
 };
 use super::grants::REAUTHORIZATION_REQUIRED;
-use super::{Storage, StorageError, rows};
+use super::{KeyRegistry, StorageError, rows};
 use crate::crypto::keyring::{Keyring, OpenError};
 use crate::crypto::sealed::Place;
 use crate::domain::authorization::{Failure, State};
@@ -58,7 +58,7 @@ pub struct Forgotten {
     pub revocations: u64,
 }
 
-impl Storage {
+impl KeyRegistry {
     /// Compares the keyring with the keys that have sealed rows. Changes nothing.
     ///
     /// # Errors

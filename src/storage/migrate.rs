@@ -11,7 +11,7 @@ use sea_orm::{
 use sea_orm_migration::{MigrationName, MigrationTrait, MigratorTraitSelf};
 
 use super::connection::Pool;
-use super::{Storage, StorageError};
+use super::{Storage, StorageError, StoreContext};
 use crate::domain::time::millis;
 
 /// The time that the lease on the right to migrate lasts after its replica was last seen.
@@ -170,6 +170,16 @@ impl Storage {
         Ok(self.db.execute_raw(statement).await?.rows_affected())
     }
 
+    /// A connection whose statements may take as long as they need.
+    fn migration_connection(&self) -> DatabaseConnection {
+        match &self.server {
+            Some(server) => SqlxPostgresConnector::from_sqlx_postgres_pool(server.migration_pool()),
+            None => self.shared_connection(),
+        }
+    }
+}
+
+impl StoreContext {
     /// Reads which migrations the database has. Changes nothing.
     ///
     /// # Errors
@@ -204,14 +214,6 @@ impl Storage {
         match self.db.pool() {
             Pool::Sqlite(pool) => SqlxSqliteConnector::from_sqlx_sqlite_pool(pool.clone()),
             Pool::Postgres(pool) => SqlxPostgresConnector::from_sqlx_postgres_pool(pool.clone()),
-        }
-    }
-
-    /// A connection whose statements may take as long as they need.
-    fn migration_connection(&self) -> DatabaseConnection {
-        match &self.server {
-            Some(server) => SqlxPostgresConnector::from_sqlx_postgres_pool(server.migration_pool()),
-            None => self.shared_connection(),
         }
     }
 }

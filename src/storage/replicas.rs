@@ -6,13 +6,13 @@ use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, Statement}
 use std::time::Duration;
 
 use super::entity::{grants, replicas};
-use super::{CLOCK_TOLERANCE, Storage, StorageError};
+use super::{CLOCK_TOLERANCE, ReplicaRegistry, Storage, StorageError, StoreContext};
 use crate::domain::time::{Timestamp, millis};
 
 /// The time that the row of a replica is kept after its last heartbeat.
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
-impl Storage {
+impl ReplicaRegistry {
     /// Enters this process among the replicas. A process that was entered with the same location is
     /// gone, and so is every other one on SQLite, which one process serves.
     ///
@@ -107,7 +107,34 @@ impl Storage {
         replicas::Entity::delete_by_id(self.replica.as_bytes().to_vec()).exec(&self.db).await?;
         Ok(())
     }
+}
 
+impl StoreContext {
+    /// Selects the replica that holds the lease of the grant in the statement around it, if its last
+    /// heartbeat is younger than `timeout`.
+    pub(super) fn living_holder(&self, timeout: Duration) -> SelectStatement {
+        let mut select = Query::select();
+        select
+            .expr(Expr::value(1))
+            .from(replicas::Entity)
+            .and_where(
+                Expr::col((replicas::Entity, replicas::Column::Id))
+                    .equals((grants::Entity, grants::Column::LeaseReplica)),
+            )
+            .and_where(
+                Expr::col((replicas::Entity, replicas::Column::HeartbeatAt))
+                    .gt(self.now_once().sub(millis(timeout))),
+            )
+            // One from the future was written before the clock was set back.
+            .and_where(
+                Expr::col((replicas::Entity, replicas::Column::HeartbeatAt))
+                    .lte(self.now_once().add(millis(CLOCK_TOLERANCE))),
+            );
+        select
+    }
+}
+
+impl Storage {
     /// Returns `true` if the server accepts no writes, as a standby does.
     ///
     /// # Errors
@@ -139,28 +166,5 @@ impl Storage {
         let row = self.db.query_one_raw(statement).await?;
         let row = row.ok_or_else(|| StorageError::damaged("none", "SELECT gave no row"))?;
         Ok(row.try_get("", "shown")?)
-    }
-
-    /// Selects the replica that holds the lease of the grant in the statement around it, if its last
-    /// heartbeat is younger than `timeout`.
-    pub(super) fn living_holder(&self, timeout: Duration) -> SelectStatement {
-        let mut select = Query::select();
-        select
-            .expr(Expr::value(1))
-            .from(replicas::Entity)
-            .and_where(
-                Expr::col((replicas::Entity, replicas::Column::Id))
-                    .equals((grants::Entity, grants::Column::LeaseReplica)),
-            )
-            .and_where(
-                Expr::col((replicas::Entity, replicas::Column::HeartbeatAt))
-                    .gt(self.now_once().sub(millis(timeout))),
-            )
-            // One from the future was written before the clock was set back.
-            .and_where(
-                Expr::col((replicas::Entity, replicas::Column::HeartbeatAt))
-                    .lte(self.now_once().add(millis(CLOCK_TOLERANCE))),
-            );
-        select
     }
 }

@@ -13,7 +13,7 @@ use self::dispose::arriving_grant_of_row;
 pub(super) use self::dispose::{FirstAttempt, NewRevocations, UnopenedToken};
 use super::entity::revocations;
 use super::grants::SUPERSEDED_TOKENS;
-use super::{Storage, StorageError, Write, rows};
+use super::{RevocationOutbox, StorageError, StoreContext, Write, rows};
 use crate::crypto::sealed::Place;
 use crate::domain::grant::GrantKey;
 use crate::domain::id::Id;
@@ -55,7 +55,7 @@ const ORIGINS: [(&str, &str); 4] = [
     (SUPERSEDED_TOKENS, "token"),
 ];
 
-impl Storage {
+impl RevocationOutbox {
     /// Claims entries of a provider that are due, each for one attempt. Entries wait while an authorization of
     /// their key is being exchanged or confirmed; those whose token has ended by itself are gone.
     ///
@@ -196,23 +196,6 @@ impl Storage {
         Ok(claimed.is_some())
     }
 
-    /// Drops the entries of a key that was just authorized again, because revoking an old token could end the new
-    /// grant.
-    pub(super) async fn drop_revocations(
-        &self,
-        write: &Write,
-        key: &GrantKey,
-    ) -> Result<(), StorageError> {
-        revocations::Entity::delete_many()
-            .filter(revocations::Column::Namespace.eq(key.namespace.as_str()))
-            .filter(revocations::Column::Provider.eq(key.provider.as_str()))
-            .filter(revocations::Column::Subject.eq(key.subject.as_str()))
-            .filter(revocations::Column::Account.eq(key.account.as_str()))
-            .exec(&**write)
-            .await?;
-        Ok(())
-    }
-
     /// The number of entries that wait.
     ///
     /// # Errors
@@ -241,4 +224,23 @@ fn origin<'a>(
         .find(|origin| *origin == (table.as_str(), column.as_str()))
         .ok_or_else(|| StorageError::damaged(REVOCATIONS, "sealed for an unknown place"))?;
     Ok(Place { table, column, row: rows::id(row)?, key })
+}
+
+impl StoreContext {
+    /// Drops the entries of a key that was just authorized again, because revoking an old token could end the new
+    /// grant.
+    pub(super) async fn drop_revocations(
+        &self,
+        write: &Write,
+        key: &GrantKey,
+    ) -> Result<(), StorageError> {
+        revocations::Entity::delete_many()
+            .filter(revocations::Column::Namespace.eq(key.namespace.as_str()))
+            .filter(revocations::Column::Provider.eq(key.provider.as_str()))
+            .filter(revocations::Column::Subject.eq(key.subject.as_str()))
+            .filter(revocations::Column::Account.eq(key.account.as_str()))
+            .exec(&**write)
+            .await?;
+        Ok(())
+    }
 }

@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use zeroize::Zeroizing;
 
-use super::{Storage, StorageError};
+use super::{Storage, StorageError, StoreContext};
 use crate::crypto::keyring::OpenError;
 use crate::crypto::sealed::Place;
 use crate::domain::token::RawAnswer;
 
-impl Storage {
+impl StoreContext {
     pub(super) fn seal(&self, place: Place<'_>, value: &SecretString) -> Vec<u8> {
         self.keyring.seal(value.expose_secret().as_bytes(), &place.aad(), &self.random)
     }
@@ -55,15 +55,6 @@ impl Storage {
             StorageError::open(place.table, error)
         })
     }
-
-    /// The number of sealed values that could not be opened since the start.
-    #[must_use]
-    pub fn unreadable_counts(&self) -> UnreadableCounts {
-        UnreadableCounts {
-            unknown_key: self.unreadable.unknown_key.load(Ordering::Relaxed),
-            altered: self.unreadable.altered.load(Ordering::Relaxed),
-        }
-    }
 }
 
 /// The number of sealed values that could not be opened.
@@ -88,5 +79,16 @@ impl Unreadable {
             OpenError::Forged => &self.altered,
         };
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Storage {
+    /// The number of sealed values that could not be opened since the start.
+    #[must_use]
+    pub fn unreadable_counts(&self) -> UnreadableCounts {
+        UnreadableCounts {
+            unknown_key: self.unreadable.unknown_key.load(Ordering::Relaxed),
+            altered: self.unreadable.altered.load(Ordering::Relaxed),
+        }
     }
 }

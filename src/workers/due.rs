@@ -17,11 +17,11 @@ const IDLE: Duration = Duration::from_millis(1500);
 
 /// Looks until the broker drains, and publishes what it finds.
 pub async fn run(broker: Arc<Broker>, due: watch::Sender<DueWork>) {
-    let providers: Vec<Name> = broker.providers().iter().map(|p| p.name.clone()).collect();
+    let providers: Vec<Name> = broker.providers.iter().map(|p| p.name.clone()).collect();
     loop {
         let mut pause = IDLE;
-        if broker.storage_answers() {
-            match broker.storage().due_work(&providers).await {
+        if broker.database.is_up() {
+            match broker.refreshes.due_work(&providers).await {
                 Ok(found) => {
                     if found != DueWork::default() {
                         pause = BUSY;
@@ -36,8 +36,8 @@ pub async fn run(broker: Arc<Broker>, due: watch::Sender<DueWork>) {
             }
         }
         tokio::select! {
-            () = tokio::time::sleep(pause + broker.random().jitter(pause / 2)) => {}
-            () = broker.draining().cancelled() => return,
+            () = tokio::time::sleep(pause + broker.random.jitter(pause / 2)) => {}
+            () = broker.tasks.draining().cancelled() => return,
         }
     }
 }

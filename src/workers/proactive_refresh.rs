@@ -11,7 +11,6 @@ use tokio::sync::watch;
 
 use super::lanes::Lanes;
 use crate::broker::Broker;
-use crate::domain::id::Id;
 use crate::domain::name::Name;
 use crate::storage::DueWork;
 
@@ -37,9 +36,13 @@ pub async fn run(broker: Arc<Broker>, mut due: watch::Receiver<DueWork>) {
                 }
             }
             _ = record.tick() => {
-                record_use(&broker, &broker.take_used()).await;
+                if let Err(error) = broker.tokens.record_use(AT_ONCE).await
+                    && !error.is_connection_failure()
+                {
+                    tracing::warn!(%error, "cannot record which grants were used");
+                }
             }
-            () = broker.draining().cancelled() => break,
+            () = broker.tasks.draining().cancelled() => break,
         }
     }
     idle.abort();
@@ -50,14 +53,14 @@ pub async fn run(broker: Arc<Broker>, mut due: watch::Receiver<DueWork>) {
 /// end idle refresh tokens: once after the start, some at a time.
 async fn keep_alive(broker: Arc<Broker>) {
     let idle: Vec<Name> = broker
-        .providers()
+        .providers
         .iter()
         .filter(|provider| provider.refresh_idle.is_some())
         .map(|provider| provider.name.clone())
         .collect();
     let mut after = None;
-    while !idle.is_empty() && !broker.draining().is_cancelled() {
-        match broker.storage().look_at_all(&idle, after, AT_ONCE as u64).await {
+    while !idle.is_empty() && !broker.tasks.draining().is_cancelled() {
+        match broker.refreshes.look_at_all(&idle, after, AT_ONCE as u64).await {
             Ok(None) => return,
             Ok(last) => after = last,
             Err(error) => {
@@ -70,25 +73,13 @@ async fn keep_alive(broker: Arc<Broker>) {
     }
 }
 
-async fn record_use(broker: &Broker, used: &[Id]) {
-    for some in used.chunks(AT_ONCE) {
-        // If this fails, the next use of the grant is recorded.
-        if let Err(error) = broker.storage().note_used(some).await {
-            if !error.is_connection_failure() {
-                tracing::warn!(%error, "cannot record which grants were used");
-            }
-            return;
-        }
-    }
-}
-
 /// Looks at the grants of one provider that are due.
 async fn lane(broker: Arc<Broker>, provider: Name) {
-    while !broker.draining().is_cancelled() {
-        let Some(mut places) = broker.background_places(&provider).await else { return };
+    while !broker.tasks.draining().is_cancelled() {
+        let Some(mut places) = broker.refreshes.background_places(&provider).await else { return };
         let claimed = async {
-            let now = broker.database_now().await?;
-            let due = broker.storage().claim_due(&provider, places.len() as u64).await?;
+            let now = broker.database.now().await?;
+            let due = broker.refreshes.claim_due(&provider, places.len() as u64).await?;
             Ok::<_, crate::storage::StorageError>((due, now))
         };
         let (due, now) = match claimed.await {
@@ -103,8 +94,8 @@ async fn lane(broker: Arc<Broker>, provider: Name) {
         let all = due.len() < places.len();
         for grant in due {
             let place = places.pop();
-            let looking = Arc::clone(&broker);
-            broker.spawn(async move {
+            let looking = Arc::clone(&broker.refreshes);
+            broker.tasks.spawn(async move {
                 looking.look_ahead(&grant, now).await;
                 drop(place);
             });

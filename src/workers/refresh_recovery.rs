@@ -35,22 +35,22 @@ pub async fn run(broker: Arc<Broker>) {
             continue;
         }
         tokio::select! {
-            () = tokio::time::sleep(PAUSE + broker.random().jitter(PAUSE / 2)) => {}
-            () = broker.draining().cancelled() => return,
+            () = tokio::time::sleep(PAUSE + broker.random.jitter(PAUSE / 2)) => {}
+            () = broker.tasks.draining().cancelled() => return,
         }
     }
 }
 
 /// Recovers one batch. Returns `true` if there may be more to do at once.
 async fn round(broker: &Arc<Broker>, passed_over: &mut HashMap<Id, Instant>) -> bool {
-    if broker.draining().is_cancelled() || !broker.storage_answers() {
+    if broker.tasks.draining().is_cancelled() || !broker.database.is_up() {
         return false;
     }
     let ids: Vec<_> = passed_over.keys().copied().collect();
     let found = async {
         // At a provider that is stopped they would be asked for in vain, and the others would wait.
-        let callable = broker.callable(broker.database_now().await?);
-        broker.open_intents(&callable, &ids, BATCH).await
+        let callable = broker.refreshes.callable(broker.database.now().await?);
+        broker.refreshes.open_intents(&callable, &ids, BATCH).await
     };
     let open = match found.await {
         Ok(open) => open,
@@ -63,8 +63,8 @@ async fn round(broker: &Arc<Broker>, passed_over: &mut HashMap<Id, Instant>) -> 
     };
     let full = open.len() as u64 == BATCH;
     let recovering = open.iter().filter_map(|grant| {
-        let place = broker.recovery_place(&grant.key.provider)?;
-        let (recovering, of) = (Arc::clone(broker), grant.clone());
+        let place = broker.refreshes.recovery_place(&grant.key.provider)?;
+        let (recovering, of) = (Arc::clone(&broker.refreshes), grant.clone());
         let task = tokio::spawn(async move {
             let recovered = recovering.recover_refresh(&of).await;
             drop(place);

@@ -20,7 +20,7 @@ pub async fn run(broker: Arc<Broker>, mut due: watch::Receiver<DueWork>) {
     loop {
         tokio::select! {
             changed = due.changed() => if changed.is_err() { break },
-            () = broker.draining().cancelled() => break,
+            () = broker.tasks.draining().cancelled() => break,
         }
         for provider in due.borrow_and_update().revocations.clone() {
             lanes.start(&provider, lane(Arc::clone(&broker), provider.clone()));
@@ -31,8 +31,8 @@ pub async fn run(broker: Arc<Broker>, mut due: watch::Receiver<DueWork>) {
 
 /// Works on the entries of one provider that are due.
 async fn lane(broker: Arc<Broker>, provider: Name) {
-    while !broker.draining().is_cancelled() {
-        let claimed = match broker.storage().claim_revocations(&provider, BATCH).await {
+    while !broker.tasks.draining().is_cancelled() {
+        let claimed = match broker.revocations.claim(&provider, BATCH).await {
             Ok(claimed) => claimed,
             Err(error) => {
                 if !error.is_connection_failure() {
@@ -41,7 +41,7 @@ async fn lane(broker: Arc<Broker>, provider: Name) {
                 return;
             }
         };
-        join_all(claimed.iter().map(|entry| broker.try_revocation(entry))).await;
+        join_all(claimed.iter().map(|entry| broker.revocations.try_revocation(entry))).await;
         if (claimed.len() as u64) < BATCH {
             return;
         }

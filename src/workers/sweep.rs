@@ -18,19 +18,19 @@ const BATCH: u64 = 100;
 /// Works until the broker drains.
 pub async fn run(broker: Arc<Broker>) {
     loop {
-        let pause = match broker.sweep(BATCH).await {
+        let pause = match broker.authorizations.sweep(BATCH).await {
             Ok(Swept { is_done: false, .. }) => SHORT_PAUSE,
-            Ok(_) => PAUSE + broker.random().jitter(PAUSE / 2),
+            Ok(_) => PAUSE + broker.random.jitter(PAUSE / 2),
             Err(error) => {
                 if !error.is_connection_failure() {
                     tracing::warn!(%error, "the sweep failed");
                 }
-                PAUSE + broker.random().jitter(PAUSE / 2)
+                PAUSE + broker.random.jitter(PAUSE / 2)
             }
         };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = broker.draining().cancelled() => return,
+            () = broker.tasks.draining().cancelled() => return,
         }
     }
 }

@@ -54,7 +54,7 @@ async fn answers() {
     for _ in 0..10 {
         assert_eq!(world.token("u1").await, token);
     }
-    let counts = world.broker.cache_counts();
+    let counts = world.broker.tokens.cache_counts();
     assert_eq!((counts.hits, counts.misses), (10, 1));
     assert!(counts.oldest < LONG);
 }
@@ -69,7 +69,7 @@ async fn bound() {
         assert!(began.elapsed() < Duration::from_secs(10), "it is served for ever");
     }
     assert_eq!(reason(&world, "u1").await, Reason::AuthorizationRequired);
-    assert!(world.broker.cache_counts().oldest <= max_age);
+    assert!(world.broker.tokens.cache_counts().oldest <= max_age);
 }
 
 async fn settled() {
@@ -113,7 +113,7 @@ async fn outage() {
         assert!(began.elapsed() < Duration::from_secs(20), "it is served for ever");
     }
     assert_eq!(reason(&world, "u1").await, Reason::StorageUnavailable);
-    assert!(world.broker.cache_counts().outage_hits > 0);
+    assert!(world.broker.tokens.cache_counts().outage_hits > 0);
     tamper(&world, "ALTER TABLE away RENAME TO grants").await;
     assert_eq!(world.token("u1").await, token);
 }
@@ -140,5 +140,5 @@ async fn off() {
     world.granted("u1").await;
     tamper(&world, "DELETE FROM grants").await;
     assert_eq!(reason(&world, "u1").await, Reason::AuthorizationRequired);
-    assert_eq!(world.broker.cache_counts().hits, 0);
+    assert_eq!(world.broker.tokens.cache_counts().hits, 0);
 }

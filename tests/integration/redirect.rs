@@ -147,7 +147,7 @@ fn twin(browser: &Browser) -> Browser {
 async fn outbox_is_empty(world: &World) {
     // The entries of a purge are due when the claim for their first attempt has run out.
     world.advance(Duration::from_secs(20));
-    while world.broker.storage().count_revocations().await.expect("the outbox") > 0 {
+    while world.broker.revocations.count_pending().await.expect("the outbox") > 0 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

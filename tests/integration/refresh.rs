@@ -143,7 +143,7 @@ fn with_header(answer: ScriptedAnswer, name: &str, value: &str) -> ScriptedAnswe
 /// not so fast that they end before the worker has been there.
 async fn outbox_empty(world: &World) {
     let waiting = async {
-        while world.broker.storage().count_revocations().await.expect("storage") > 0 {
+        while world.broker.revocations.count_pending().await.expect("storage") > 0 {
             tokio::time::sleep(Duration::from_millis(50)).await;
             world.advance(Duration::from_secs(1));
         }

@@ -5,8 +5,11 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::identify::{Exchanged, Unidentified};
-use super::{CallbackError, CallbackOutcome, Start, VerifiedState, outcome_of_final, unavailable};
-use crate::broker::Broker;
+use super::{
+    BrowserState, CallbackError, CallbackOutcome, VerifiedState, outcome_of_final, unavailable,
+};
+use crate::broker::CallbackService;
+use crate::broker::access::disposal;
 use crate::domain::authorization::{Failure, State};
 use crate::domain::bot::Confirmation;
 use crate::domain::grant::GrantKey;
@@ -22,20 +25,20 @@ use crate::storage::{Answered, Begun, StoredAuthorization};
 const REVOCATION_WAIT: Duration = crate::provider::http::TIMEOUT;
 const REVOCATION_POLL: Duration = Duration::from_millis(100);
 
-impl Broker {
+impl CallbackService {
     /// Exchanges the code and stores what comes back.
     pub(super) async fn exchange(
         &self,
         seen: StoredAuthorization,
         attempt: &VerifiedState<'_>,
         server: &Server,
-        start: &Start<'_>,
+        start: &BrowserState<'_>,
         code: &SecretString,
     ) -> Result<CallbackOutcome, CallbackError> {
         let id = attempt.id;
         // Recorded first: from here on no other redirect may send a code for this authorization.
         let permit = self.browser_permit().await?;
-        let begun = self.storage.begin_exchange(id, &attempt.salt).await;
+        let begun = self.authorizations.begin_exchange(id, &attempt.salt).await;
         drop(permit);
         let exchanged_at = match begun.map_err(|error| unavailable(error.into()))? {
             Begun::Now(at) => at,
@@ -63,7 +66,7 @@ impl Broker {
     async fn let_revocations_end(&self, key: &GrantKey) {
         let ends = tokio::time::Instant::now() + REVOCATION_WAIT;
         while tokio::time::Instant::now() < ends {
-            match self.storage.revoking(key).await {
+            match self.outbox.revoking(key).await {
                 Ok(true) => tokio::time::sleep(REVOCATION_POLL).await,
                 // Without storage the answer could not be kept either; that is seen to later.
                 Ok(false) | Err(_) => return,
@@ -75,7 +78,7 @@ impl Broker {
         &self,
         seen: StoredAuthorization,
         server: &Server,
-        start: &Start<'_>,
+        start: &BrowserState<'_>,
         answer: TokenAnswer,
         exchanged_at: Timestamp,
     ) -> Result<CallbackOutcome, CallbackError> {
@@ -101,20 +104,29 @@ impl Broker {
             }
             Err(Unidentified::Storage(error)) => return Err(unavailable(error.into())),
         };
-        let disposal = self.disposal(&server.name);
+        let disposal = disposal(&self.providers, &server.name);
         let stored = match self.confirmation_of(&authorization.bot) {
             Confirmation::Code => {
                 let code_hash = start.confirmation_code_hash();
-                self.until_stored("a token answer", || {
-                    let answered = Answered { answer: &answer, identity: &identity, exchanged_at };
-                    let ttl = self.settings.confirmation_ttl;
-                    self.storage.quarantine(authorization, answered, &code_hash, ttl, &disposal)
-                })
-                .await
+                self.health
+                    .until_stored("a token answer", || {
+                        let answered =
+                            Answered { answer: &answer, identity: &identity, exchanged_at };
+                        let ttl = self.confirmation_ttl;
+                        self.authorizations.quarantine(
+                            authorization,
+                            answered,
+                            &code_hash,
+                            ttl,
+                            &disposal,
+                        )
+                    })
+                    .await
             }
             Confirmation::None => self
+                .health
                 .until_stored("a grant", || {
-                    self.storage.authorize(authorization, &tokens, &identity, &[])
+                    self.authorizations.authorize(authorization, &tokens, &identity, &[])
                 })
                 .await
                 .map(|grant| grant.is_some()),
@@ -178,14 +190,21 @@ impl Broker {
         answer: &RawAnswer,
         exchanged_at: Timestamp,
     ) -> Result<(), CallbackError> {
-        let disposal = self.disposal(&provider.name);
+        let disposal = disposal(&self.providers, &provider.name);
         let end = State::Failed(Failure::exchange_interrupted());
-        self.until_stored("tokens to be revoked", || {
-            let authorization = &seen.authorization;
-            self.storage.discard_answer(authorization, answer, exchanged_at, &end, &disposal)
-        })
-        .await
-        .map_err(|error| unavailable(error.into()))
+        self.health
+            .until_stored("tokens to be revoked", || {
+                let authorization = &seen.authorization;
+                self.authorizations.discard_answer(
+                    authorization,
+                    answer,
+                    exchanged_at,
+                    &end,
+                    &disposal,
+                )
+            })
+            .await
+            .map_err(|error| unavailable(error.into()))
     }
 
     /// The provider sent no usable tokens. A refused code leaves the authorization pending, because anyone with the
@@ -204,23 +223,26 @@ impl Broker {
         let failure = Failure::new(&code, &sentence);
         let refused_code = matches!(error, ProviderError::DeadGrant { .. });
         let stored = if refused_code {
-            self.until_stored("a refused code", || self.storage.refuse_code(id, &failure)).await
+            self.health
+                .until_stored("a refused code", || self.authorizations.refuse_code(id, &failure))
+                .await
         } else {
             self.metrics.authorization(&provider.name, "failed");
             let state = State::Failed(failure);
-            let disposal = self.disposal(&provider.name);
-            self.until_stored("a failed exchange", || async {
-                match answered {
-                    Some((answer, at)) => {
-                        let authorization = &seen.authorization;
-                        self.storage
-                            .discard_answer(authorization, answer, at, &state, &disposal)
-                            .await
+            let disposal = disposal(&self.providers, &provider.name);
+            self.health
+                .until_stored("a failed exchange", || async {
+                    match answered {
+                        Some((answer, at)) => {
+                            let authorization = &seen.authorization;
+                            self.authorizations
+                                .discard_answer(authorization, answer, at, &state, &disposal)
+                                .await
+                        }
+                        None => self.authorizations.end_exchange(id, &state).await.map(|_| ()),
                     }
-                    None => self.storage.end_exchange(id, &state).await.map(|_| ()),
-                }
-            })
-            .await
+                })
+                .await
         };
         stored.map_err(|error| unavailable(error.into()))?;
         let seen = self.find(id).await?.ok_or(CallbackError::UnknownRedirect)?;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::Start;
-use crate::broker::Broker;
+use super::BrowserState;
+use crate::broker::CallbackService;
 use crate::domain::authorization::Authorization;
 use crate::domain::identity::{Identity, name_in};
 use crate::domain::provider::{OPENID, Server};
@@ -42,13 +42,13 @@ fn sub_in(fields: &Map<String, Value>) -> Option<&str> {
     fields.get("sub").and_then(Value::as_str)
 }
 
-impl Broker {
+impl CallbackService {
     /// Finds out who consented. Before anybody is asked, the answer is sealed.
     pub(super) async fn identify(
         &self,
         authorization: &Authorization,
         server: &Server,
-        start: &Start<'_>,
+        start: &BrowserState<'_>,
         exchanged: Exchanged<'_>,
     ) -> Result<Identity, Unidentified> {
         let openid = authorization.scopes.contains(OPENID);
@@ -62,8 +62,9 @@ impl Broker {
             return Ok(Identity::default());
         }
         let held = self
+            .health
             .until_stored("a token answer", || {
-                self.storage.hold_answer(authorization, exchanged.answer)
+                self.authorizations.hold_answer(authorization, exchanged.answer)
             })
             .await;
         if !held.map_err(Unidentified::Storage)? {
@@ -106,7 +107,7 @@ impl Broker {
     async fn claims(
         &self,
         server: &Server,
-        start: &Start<'_>,
+        start: &BrowserState<'_>,
         Exchanged { tokens, at, .. }: Exchanged<'_>,
     ) -> Result<Option<Claims>, Unidentified> {
         let rejected = |code| Unidentified::Rejected(OAuthError::new(code));

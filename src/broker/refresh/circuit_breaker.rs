@@ -4,7 +4,7 @@
 //! It counts distinct grants, and never one that fails while others are well: a dead grant whose bot polls must not
 //! stop the others.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::super::boot_instant::BootInstant;
 use crate::domain::id::Id;
+use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
 use crate::provider::{Concerns, ProviderError};
 
@@ -30,6 +31,10 @@ const FORGOTTEN: Duration = Duration::from_secs(30);
 /// The number of refreshes of one provider that are under way at once, so that a storm stays polite.
 const AT_ONCE: usize = 32;
 
+/// The number of them that may be of one namespace: however many grants of one bot are to be refreshed, another bot's
+/// do not wait behind them.
+const OF_NAMESPACE: usize = AT_ONCE * 3 / 4;
+
 /// The number of them that may be background refreshes.
 const BACKGROUND: usize = AT_ONCE / 2;
 
@@ -42,6 +47,8 @@ const RECOVERY: usize = AT_ONCE / 4;
 pub(in super::super) struct CircuitBreaker {
     state: Mutex<State>,
     places: Arc<Semaphore>,
+    /// By namespace. There are as many as are configured.
+    shares: Mutex<HashMap<Name, Arc<Semaphore>>>,
     background: Arc<Semaphore>,
     recovery: Arc<Semaphore>,
 }
@@ -88,7 +95,7 @@ pub(super) struct Permit<'a> {
     /// The time of the next probe, if this one had not been made.
     probe: Option<Timestamp>,
     noted: bool,
-    _place: OwnedSemaphorePermit,
+    _places: (OwnedSemaphorePermit, OwnedSemaphorePermit),
 }
 
 impl Default for CircuitBreaker {
@@ -96,6 +103,7 @@ impl Default for CircuitBreaker {
         Self {
             state: Mutex::default(),
             places: Arc::new(Semaphore::new(AT_ONCE)),
+            shares: Mutex::default(),
             background: Arc::new(Semaphore::new(BACKGROUND)),
             recovery: Arc::new(Semaphore::new(RECOVERY)),
         }
@@ -112,13 +120,26 @@ impl CircuitBreaker {
     pub(super) async fn admit(
         &self,
         grant: Id,
+        namespace: &Name,
         now: impl Fn() -> Timestamp,
     ) -> Result<Permit<'_>, Stopped> {
         // A caller that would be stopped need not wait.
         self.check(grant, now())?;
+        let share = self.share(namespace);
+        let share = share.acquire_owned().await.expect("it is never closed");
         let place = Arc::clone(&self.places).acquire_owned().await.expect("it is never closed");
         let probe = self.take_probe(grant, now())?;
-        Ok(Permit { breaker: self, probe, noted: false, _place: place })
+        Ok(Permit { breaker: self, probe, noted: false, _places: (share, place) })
+    }
+
+    fn share(&self, namespace: &Name) -> Arc<Semaphore> {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(share) = shares.get(namespace) {
+            return Arc::clone(share);
+        }
+        let share = Arc::new(Semaphore::new(OF_NAMESPACE));
+        shares.insert(namespace.clone(), Arc::clone(&share));
+        share
     }
 
     /// A place for a refresh that no caller waits for, if one is free.
@@ -302,6 +323,10 @@ mod tests {
         Id::from_bytes([number; 16])
     }
 
+    fn namespace(name: &str) -> Name {
+        Name::parse(name).expect("a name")
+    }
+
     fn refused_client() -> ProviderError {
         ProviderError::RefusesBroker { status: 401, error: OAuthError::new("invalid_client") }
     }
@@ -428,9 +453,25 @@ mod tests {
         let breaker = CircuitBreaker::default();
         fails(&breaker, 1, &refused_client(), START);
         let at = START + PROBE;
-        drop(breaker.admit(grant(2), || at).await.expect("the probe"));
-        let mut again = breaker.admit(grant(2), || at).await.expect("the probe again");
+        drop(breaker.admit(grant(2), &namespace("a"), || at).await.expect("the probe"));
+        let mut again =
+            breaker.admit(grant(2), &namespace("a"), || at).await.expect("the probe again");
         again.note(grant(2), None, at);
         assert!(breaker.check(grant(3), at).is_ok());
+    }
+
+    #[tokio::test]
+    async fn one_namespace_leaves_places_to_others() {
+        let breaker = CircuitBreaker::default();
+        let (greedy, modest) = (namespace("greedy"), namespace("modest"));
+        let mut permits = Vec::new();
+        for _ in 0..OF_NAMESPACE {
+            permits.push(breaker.admit(grant(1), &greedy, || START).await.expect("a permit"));
+        }
+        let waiting = (0..100).map(|_| breaker.admit(grant(1), &greedy, || START));
+        let mut waiting = Box::pin(futures::future::join_all(waiting));
+        assert!(futures::poll!(&mut waiting).is_pending());
+        let mut other = Box::pin(breaker.admit(grant(2), &modest, || START));
+        assert!(futures::poll!(&mut other).is_ready(), "it does not wait behind the others");
     }
 }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::boot_instant::BootInstant;
-use super::super::get_token::reauthorization;
+use super::super::get_token::{read_grant, reauthorization};
 use super::circuit_breaker::Permit;
-use super::settle::Attempt;
-use super::{Broker, BrokerError, done_elsewhere};
+use super::settle::SentRefresh;
+use super::{BrokerError, RefreshService, done_elsewhere};
 use crate::domain::grant::Grant;
 use crate::domain::provider::Server;
 use crate::provider::ProviderError;
@@ -33,7 +33,7 @@ enum Turn {
     Fallback,
 }
 
-impl Broker {
+impl RefreshService {
     /// Sends the refresh token, and stores the result. `claimed` is from before the lease was claimed.
     pub(super) async fn send(
         &self,
@@ -45,12 +45,12 @@ impl Broker {
     ) -> Result<StoredGrant, BrokerError> {
         let stays = lease.intent_was_open;
         let Some(mut refresh_token) = lease.refresh_token.clone() else {
-            self.storage.release(&grant, lease.owner, stays, None, "no refresh token").await?;
+            self.grants.release(&grant, lease.owner, stays, None, "no refresh token").await?;
             return Err(reauthorization(&grant.key));
         };
         // The process was stopped, or storage was slow: an answer might come after the lease.
         if claimed.elapsed() > LATEST_START {
-            self.storage.release(&grant, lease.owner, stays, None, "too late to send").await?;
+            self.grants.release(&grant, lease.owner, stays, None, "too late to send").await?;
             return Err(BrokerError::Overloaded);
         }
         let lifetime = grant.expires_at.map(|at| at.since(grant.issued_at));
@@ -83,7 +83,7 @@ impl Broker {
             }
             if turn != Turn::Fallback && matches!(answer, Err(ProviderError::DeadGrant { .. })) {
                 // Perhaps another refresh has replaced it.
-                let held = self.held(&grant.key).await?;
+                let held = read_grant(&self.grants, &grant.key).await?;
                 if let Some(outcome) = done_elsewhere(&grant, &held) {
                     return outcome.map(|()| held);
                 }
@@ -96,8 +96,8 @@ impl Broker {
                 }
             }
             let fallback = (turn == Turn::Fallback).then_some(&refresh_token);
-            let attempt = Attempt { grant: &grant, server, lease: &lease, sent, fallback };
-            return self.settle(&attempt, answer).await;
+            let sent = SentRefresh { grant: &grant, server, lease: &lease, at: sent, fallback };
+            return self.settle(&sent, answer).await;
         }
     }
 
@@ -109,7 +109,7 @@ impl Broker {
         lease: &Lease,
     ) -> Result<Option<BootInstant>, BrokerError> {
         let began = BootInstant::now();
-        let renewed = self.storage.renew_lease(grant, lease.owner).await?;
+        let renewed = self.grants.renew_lease(grant, lease.owner).await?;
         Ok((renewed && began.elapsed() <= LATEST_START).then_some(began))
     }
 }

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use super::super::access::disposal;
 use super::super::boot_instant::BootInstant;
-use super::super::get_token::reauthorization;
-use super::{Broker, BrokerError};
+use super::super::get_token::{read_grant, reauthorization};
+use super::{BrokerError, RefreshService};
 use crate::domain::grant::{Grant, GrantState};
 use crate::domain::provider::Server;
 use crate::domain::token::{RawAnswer, TokenSet};
@@ -45,46 +46,46 @@ const UNSTORABLE: &str = "tokens_refused_by_the_database";
 
 /// One refresh request: the grant, the lease and the token.
 #[derive(Clone, Copy)]
-pub(super) struct Attempt<'a> {
+pub(super) struct SentRefresh<'a> {
     pub(super) grant: &'a Grant,
     pub(super) server: &'a Server,
     pub(super) lease: &'a Lease,
     /// When it was sent first.
-    pub(super) sent: BootInstant,
+    pub(super) at: BootInstant,
     /// The fallback, if that was sent last.
     pub(super) fallback: Option<&'a SecretString>,
 }
 
-impl Attempt<'_> {
-    /// The longest that a next attempt may wait. While it is not known whether the provider has acted,
+impl SentRefresh<'_> {
+    /// The longest that a next sent may wait. While it is not known whether the provider has acted,
     /// that is within the time in which it would give the same answer again.
     fn longest_wait(&self, in_doubt: bool) -> Duration {
         let grace = self.server.refresh_grace;
         if !in_doubt || grace.is_zero() {
             return LONGEST_BACKOFF;
         }
-        (grace.saturating_sub(self.sent.elapsed()) / 2).clamp(SHORTEST_BACKOFF, LONGEST_BACKOFF)
+        (grace.saturating_sub(self.at.elapsed()) / 2).clamp(SHORTEST_BACKOFF, LONGEST_BACKOFF)
     }
 }
 
-impl Broker {
+impl RefreshService {
     /// Stores the result of a refresh, and returns the grant as it is then.
     pub(super) async fn settle(
         &self,
-        attempt: &Attempt<'_>,
+        sent: &SentRefresh<'_>,
         answer: Result<TokenAnswer, ProviderError>,
     ) -> Result<StoredGrant, BrokerError> {
-        let Attempt { grant, server, fallback, .. } = *attempt;
+        let SentRefresh { grant, server, fallback, .. } = *sent;
         let (raw, mut tokens) = match answer {
             Ok(TokenAnswer { raw, tokens: Ok(tokens) }) => (raw, tokens),
             Ok(TokenAnswer { raw, tokens: Err(unusable) }) => {
-                return self.keep_unusable(attempt, &raw, unusable).await;
+                return self.keep_unusable(sent, &raw, unusable).await;
             }
             Err(ProviderError::DeadGrant { error, .. }) => {
                 tracing::warn!(%error, "the provider refuses the refresh token");
-                return self.end_grant(attempt).await;
+                return self.end_grant(sent).await;
             }
-            Err(error) => return Err(self.failed(attempt, &error).await?),
+            Err(error) => return Err(self.failed(sent, &error).await?),
         };
         let before = grant.identity.sub.as_deref().zip(tokens.id_token.as_ref());
         match before.and_then(|(sub, token)| id_token::mismatch(server, token, sub)) {
@@ -95,7 +96,7 @@ impl Broker {
             Some(Mismatch::Odd(reason)) => {
                 let refresh_token = tokens.refresh_token;
                 let unusable = Unusable { error: None, reason, refresh_token, has_acted: false };
-                return self.keep_unusable(attempt, &raw, unusable).await;
+                return self.keep_unusable(sent, &raw, unusable).await;
             }
             None => {}
         }
@@ -116,10 +117,11 @@ impl Broker {
         tokens: &TokenSet,
         answer: &RawAnswer,
     ) -> Result<StoredGrant, BrokerError> {
-        let disposal = self.disposal(&server.name);
+        let disposal = disposal(&self.providers, &server.name);
         let committed = self
+            .health
             .until_stored("a refreshed token", || {
-                self.storage.commit_refresh(grant, tokens, &disposal)
+                self.grants.commit_refresh(grant, tokens, &disposal)
             })
             .await;
         let committed = match committed {
@@ -146,17 +148,17 @@ impl Broker {
             }
         };
         self.metrics.refresh(&server.name, outcome);
-        self.held(&grant.key).await
+        read_grant(&self.grants, &grant.key).await
     }
 
     /// Keeps an answer that cannot be used whole: its body and its new refresh token.
     async fn keep_unusable(
         &self,
-        attempt: &Attempt<'_>,
+        sent: &SentRefresh<'_>,
         answer: &RawAnswer,
         unusable: Unusable,
     ) -> Result<StoredGrant, BrokerError> {
-        let Attempt { grant, server, .. } = *attempt;
+        let SentRefresh { grant, server, .. } = *sent;
         tracing::warn!(reason = unusable.reason, "the provider's answer cannot be used whole");
         let refresh_token = unusable.refresh_token.as_ref();
         let is_lost = unusable.has_acted && refresh_token.is_none();
@@ -164,16 +166,17 @@ impl Broker {
             // To send the old one again would look like theft to a provider that detects reuse.
             return self.commit_flagged(grant, answer, None, ROTATION_LOST).await;
         }
-        let disposal = self.disposal(&server.name);
+        let disposal = disposal(&self.providers, &server.name);
         // Without a refresh token it is perhaps not the provider that has answered, and its action is unknown.
-        let wait = self.backoff(attempt, refresh_token.is_none(), None);
+        let wait = self.backoff(sent, refresh_token.is_none(), None);
         let error = unusable.error.unwrap_or_else(|| OAuthError::new(INVALID_RESPONSE));
         let error = ProviderError::Refused { status: 200, error };
         let record = error.to_record();
-        self.until_stored("a part of an answer", || {
-            self.storage.commit_partial(grant, answer, refresh_token, wait, &record, &disposal)
-        })
-        .await?;
+        self.health
+            .until_stored("a part of an answer", || {
+                self.grants.commit_partial(grant, answer, refresh_token, wait, &record, &disposal)
+            })
+            .await?;
         self.metrics.refresh(&server.name, "partial");
         Err(BrokerError::from_provider(&server.name, &error))
     }
@@ -189,8 +192,9 @@ impl Broker {
         reason: &'static str,
     ) -> Result<StoredGrant, BrokerError> {
         let flagged = self
+            .health
             .until_stored("a sealed answer", || {
-                self.storage.commit_flagged(grant, answer, refresh_token, reason)
+                self.grants.commit_flagged(grant, answer, refresh_token, reason)
             })
             .await?;
         self.cache.forget(grant.key.hash());
@@ -198,7 +202,7 @@ impl Broker {
             self.metrics.refresh(&grant.key.provider, REAUTHORIZATION);
             return Err(reauthorization(&grant.key));
         }
-        let held = self.held(&grant.key).await?;
+        let held = read_grant(&self.grants, &grant.key).await?;
         // Flagged by this very answer, where it was not heard that it was stored.
         if held.grant.state == GrantState::ReauthorizationRequired {
             return Err(reauthorization(&grant.key));
@@ -206,22 +210,22 @@ impl Broker {
         Ok(held)
     }
 
-    /// Releases the lease after a failure, with the time until the next attempt. Returns the caller's error.
+    /// Releases the lease after a failure, with the time until the next sent. Returns the caller's error.
     async fn failed(
         &self,
-        attempt: &Attempt<'_>,
+        sent: &SentRefresh<'_>,
         error: &ProviderError,
     ) -> Result<BrokerError, StorageError> {
-        let Attempt { grant, server, lease, .. } = *attempt;
+        let SentRefresh { grant, server, lease, .. } = *sent;
         tracing::warn!(%error, "refresh failed");
         let told = BrokerError::from_provider(&server.name, error);
         if matches!(error, ProviderError::RefusesBroker { .. }) {
             self.metrics.refresh(&server.name, "failed");
             // The breaker keeps everybody from trying; once the operator has mended it, no grant waits.
-            self.storage.undo_claim(grant, lease).await?;
+            self.grants.undo_claim(grant, lease).await?;
             return Ok(told);
         }
-        if self.is_refused_for_good(attempt, error) {
+        if self.is_refused_for_good(sent, error) {
             tracing::warn!("refused again and again while other grants are well");
             self.flag(grant, &error.to_record()).await?;
             return Ok(reauthorization(&grant.key));
@@ -229,8 +233,8 @@ impl Broker {
         self.metrics.refresh(&server.name, "failed");
         // Only what was certainly not acted on leaves no doubt about the refresh token.
         let intent_stays = error.is_ambiguous() || lease.intent_was_open;
-        let wait = self.backoff(attempt, intent_stays, error.retry_after());
-        self.storage
+        let wait = self.backoff(sent, intent_stays, error.retry_after());
+        self.grants
             .release(grant, lease.owner, intent_stays, Some(wait), &error.to_record())
             .await?;
         Ok(match told {
@@ -243,8 +247,8 @@ impl Broker {
 
     /// Returns `true` if the provider has refused this grant several times over some time, and has refreshed
     /// another one since the first: then the grant is dead under any error code.
-    fn is_refused_for_good(&self, attempt: &Attempt<'_>, error: &ProviderError) -> bool {
-        let Attempt { grant, server, lease, .. } = *attempt;
+    fn is_refused_for_good(&self, sent: &SentRefresh<'_>, error: &ProviderError) -> bool {
+        let SentRefresh { grant, server, lease, .. } = *sent;
         let Some(since) = grant.failing_since else { return false };
         let least = match error.oauth_error() {
             Some(_) => REFUSED_FOR,
@@ -262,11 +266,11 @@ impl Broker {
     }
 
     /// The provider says that the refresh token is dead, and so is the fallback.
-    async fn end_grant(&self, attempt: &Attempt<'_>) -> Result<StoredGrant, BrokerError> {
-        let Attempt { grant, lease, .. } = *attempt;
+    async fn end_grant(&self, sent: &SentRefresh<'_>) -> Result<StoredGrant, BrokerError> {
+        let SentRefresh { grant, lease, .. } = *sent;
         let reason = if lease.intent_was_open { ROTATION_LOST } else { "invalid_grant" };
         self.flag(grant, reason).await?;
-        let held = self.held(&grant.key).await?;
+        let held = read_grant(&self.grants, &grant.key).await?;
         // A late answer of another replica may have won against the flag.
         if held.grant.state == GrantState::Active && held.grant.version != grant.version {
             return Ok(held);
@@ -275,7 +279,7 @@ impl Broker {
     }
 
     async fn flag(&self, grant: &Grant, reason: &str) -> Result<(), StorageError> {
-        self.until_stored("a dead grant", || self.storage.flag(grant, reason)).await?;
+        self.health.until_stored("a dead grant", || self.grants.flag(grant, reason)).await?;
         tracing::warn!(reason, "the grant is dead; the user must authorize again");
         self.metrics.refresh(&grant.key.provider, REAUTHORIZATION);
         Ok(())
@@ -284,12 +288,12 @@ impl Broker {
     /// Full jitter from 1 s, doubled with every failure; what the provider asks for comes first.
     fn backoff(
         &self,
-        attempt: &Attempt<'_>,
+        sent: &SentRefresh<'_>,
         in_doubt: bool,
         retry_after: Option<Duration>,
     ) -> Duration {
-        let doubled = Duration::from_secs(1 << attempt.grant.failures.min(9));
-        let most = doubled.min(attempt.longest_wait(in_doubt));
+        let doubled = Duration::from_secs(1 << sent.grant.failures.min(9));
+        let most = doubled.min(sent.longest_wait(in_doubt));
         retry_after.unwrap_or_default().max(self.random.jitter(most))
     }
 }

@@ -10,8 +10,9 @@ use tracing::Instrument;
 
 use super::super::boot_instant::BootInstant;
 use super::super::caller;
+use super::super::get_token::read_grant;
 use super::circuit_breaker::Stopped;
-use super::{Broker, BrokerError, done_elsewhere, refusal};
+use super::{BrokerError, RefreshService, done_elsewhere, refusal};
 use crate::domain::grant::Grant;
 use crate::domain::id::Id;
 use crate::domain::name::Name;
@@ -19,7 +20,7 @@ use crate::domain::provider::Provider;
 use crate::domain::time::Timestamp;
 use crate::provider::ProviderError;
 use crate::provider::http::TIMEOUT;
-use crate::storage::{LEASE, Lease, StoredGrant};
+use crate::storage::{LEASE, Lease, StoredGrant, Takeover};
 use crate::telemetry;
 
 /// The time that callers wait for a refresh, and a refresh for another replica's lease, before callers get an error.
@@ -34,13 +35,14 @@ const POLL: Duration = Duration::from_millis(50);
 
 type Outcome = Result<StoredGrant, BrokerError>;
 type OutcomeReceiver = watch::Receiver<Option<Outcome>>;
+type OutcomeSender = watch::Sender<Option<Outcome>>;
 
 /// The refreshes that are under way in this process, by grant.
 #[derive(Default)]
 pub(in super::super) struct SingleFlight(Mutex<HashMap<Id, InFlight>>);
 
 struct InFlight {
-    receiver: OutcomeReceiver,
+    outcome: Arc<OutcomeSender>,
     /// `true` if new callers may still join. Once the answer has arrived they may not: a later caller must see the
     /// committed result, not an outcome that began before it asked.
     is_open: bool,
@@ -49,11 +51,15 @@ struct InFlight {
 impl SingleFlight {
     /// Joins the refresh of this grant in progress, or starts one, and waits for its result. The refresh continues
     /// without its callers.
-    pub(super) async fn join(&self, broker: &Arc<Broker>, held: &StoredGrant) -> Outcome {
+    pub(super) async fn join(
+        &self,
+        refreshes: &Arc<RefreshService>,
+        held: &StoredGrant,
+    ) -> Outcome {
         let (grant, key) = (&held.grant, &held.grant.key);
         let joined = async {
             loop {
-                let (receiver, mine) = self.join_or_start(broker, grant, held.now);
+                let (receiver, mine) = self.join_or_start(refreshes, grant, held.now);
                 caller::waits();
                 let outcome = outcome_of(receiver).await;
                 if mine {
@@ -61,7 +67,7 @@ impl SingleFlight {
                 }
                 // That refresh was answered before this caller came. If its answer is not stored, sending the same
                 // refresh token again could cost the grant.
-                let held = broker.held(key).await?;
+                let held = read_grant(&refreshes.grants, key).await?;
                 if let Some(outcome) = done_elsewhere(grant, &held) {
                     return outcome.map(|()| held);
                 }
@@ -76,7 +82,7 @@ impl SingleFlight {
         };
         tokio::time::timeout(PATIENCE, joined).await.unwrap_or_else(|_| {
             tracing::warn!(provider = %key.provider, "a refresh has not ended yet");
-            if !broker.storage_answers() {
+            if !refreshes.health.is_up() {
                 return Err(BrokerError::StorageUnavailable);
             }
             let (provider, retry_after) = (key.provider.clone(), super::super::error::RETRY);
@@ -87,15 +93,16 @@ impl SingleFlight {
     /// Returns the refresh of this grant in progress or a new one, and whether its outcome is also this caller's.
     fn join_or_start(
         &self,
-        broker: &Arc<Broker>,
+        refreshes: &Arc<RefreshService>,
         grant: &Grant,
         now: Timestamp,
     ) -> (OutcomeReceiver, bool) {
         match self.lock().entry(grant.id) {
-            Entry::Occupied(entry) => (entry.get().receiver.clone(), entry.get().is_open),
+            Entry::Occupied(entry) => (entry.get().outcome.subscribe(), entry.get().is_open),
             Entry::Vacant(free) => {
                 let (sender, receiver) = watch::channel(None);
-                free.insert(InFlight { receiver: receiver.clone(), is_open: true });
+                let sender = Arc::new(sender);
+                free.insert(InFlight { outcome: Arc::clone(&sender), is_open: true });
                 // A span of its own: callers come and go.
                 let span = tracing::info_span!(
                     "refresh",
@@ -103,8 +110,8 @@ impl SingleFlight {
                     trace_id = tracing::field::Empty,
                 );
                 telemetry::record_trace_id(&span);
-                let flight = flight(Arc::clone(broker), grant.clone(), now, sender);
-                broker.tasks.spawn(flight.instrument(span));
+                let flight = flight(Arc::clone(refreshes), grant.clone(), now, sender);
+                refreshes.tasks.spawn(flight.instrument(span));
                 (receiver, true)
             }
         }
@@ -131,26 +138,26 @@ async fn outcome_of(mut receiver: OutcomeReceiver) -> Outcome {
 }
 
 async fn flight(
-    broker: Arc<Broker>,
+    refreshes: Arc<RefreshService>,
     grant: Grant,
     now: Timestamp,
-    sender: watch::Sender<Option<Outcome>>,
+    sender: Arc<OutcomeSender>,
 ) {
-    let under_way = Flying { broker: &broker, id: grant.id };
-    let outcome = broker.fly(grant, now).await;
+    let under_way = Flying { refreshes: &refreshes, id: grant.id };
+    let outcome = refreshes.fly(grant, now, &sender).await;
     drop(under_way);
     sender.send_replace(Some(outcome));
 }
 
 /// Takes the flight off the list when it has ended, however it ended.
 struct Flying<'a> {
-    broker: &'a Broker,
+    refreshes: &'a RefreshService,
     id: Id,
 }
 
 impl Drop for Flying<'_> {
     fn drop(&mut self) {
-        self.broker.flights.lock().remove(&self.id);
+        self.refreshes.flights.lock().remove(&self.id);
     }
 }
 
@@ -163,8 +170,8 @@ enum Claim {
     Anothers,
 }
 
-impl Broker {
-    async fn fly(&self, grant: Grant, now: Timestamp) -> Outcome {
+impl RefreshService {
+    async fn fly(&self, grant: Grant, now: Timestamp, callers: &OutcomeSender) -> Outcome {
         let name = &grant.key.provider;
         let provider = self
             .providers
@@ -179,18 +186,22 @@ impl Broker {
         let began = BootInstant::now();
         let ends = tokio::time::Instant::now() + PATIENCE;
         loop {
-            let mut permit =
-                breaker.admit(grant.id, || now + began.elapsed()).await.map_err(|stopped| {
-                    self.metrics.refresh(name, "circuit_open");
-                    told(name, &stopped)
-                })?;
+            // A refresh that waits for its turn and that no caller waits for any more is not begun.
+            let admitted = tokio::select! {
+                admitted = breaker.admit(grant.id, &grant.key.namespace, || now + began.elapsed()) => admitted,
+                () = callers.closed() => return Err(BrokerError::Overloaded),
+            };
+            let mut permit = admitted.map_err(|stopped| {
+                self.metrics.refresh(name, "circuit_open");
+                told(name, &stopped)
+            })?;
             // A refresh that has not begun must not begin any more.
-            if self.draining.is_cancelled() {
+            if self.tasks.are_draining() {
                 return Err(BrokerError::Overloaded);
             }
             // Others would take this replica for gone while it holds the response, and repeat the refresh.
             if provider.refresh_grace.is_zero()
-                && !self.database.is_known_to_live(self.settings.replica_timeout)
+                && !self.health.is_known_to_live(self.replica_timeout)
             {
                 return Err(BrokerError::StorageUnavailable);
             }
@@ -218,13 +229,22 @@ impl Broker {
         }
     }
 
+    /// The terms on which refreshes of unknown outcome may be taken over at a provider. `None` while
+    /// this replica's view of the database is not stable.
+    fn takeover(&self, provider: &Provider) -> Option<Takeover> {
+        let holder_timeout = provider.refresh_grace.is_zero().then_some(self.replica_timeout);
+        self.health
+            .is_stable()
+            .then(|| Takeover { expected_now: self.health.expected_now(), holder_timeout })
+    }
+
     /// Claims the lease, or reports what another replica does or has done.
     async fn claim(&self, grant: &Grant, provider: &Provider) -> Result<Claim, BrokerError> {
         let began = BootInstant::now();
-        if let Some(lease) = self.storage.claim_refresh(grant, self.takeover(provider)).await? {
+        if let Some(lease) = self.grants.claim_refresh(grant, self.takeover(provider)).await? {
             return Ok(Claim::Mine(lease, began));
         }
-        let held = self.held(&grant.key).await?;
+        let held = read_grant(&self.grants, &grant.key).await?;
         if let Some(outcome) = done_elsewhere(grant, &held) {
             return outcome.map(|()| Claim::Done(Box::new(held)));
         }

@@ -2,9 +2,9 @@
 
 use super::super::sqlite::path_to_make;
 use super::super::{connect, storage_settings};
+use crate::broker::wrong_keys;
 use crate::config::Config;
 use crate::storage::{MissingFile, Storage};
-use crate::workers::contact::wrong_keys;
 
 /// Tries what `serve` does with the database, without a change to it.
 pub(super) async fn check(config: &Config) -> anyhow::Result<String> {
@@ -24,8 +24,8 @@ pub(super) async fn check(config: &Config) -> anyhow::Result<String> {
         anyhow::bail!("{pending} migrations are missing: run `token-broker migrate --config FILE`");
     }
     check_privileges(&storage, pending > 0).await?;
-    let keys = storage.check_keys().await?;
-    if let Err(error) = storage.listen().await {
+    let keys = storage.keys().check_keys().await?;
+    if let Err(error) = storage.invalidations().listen().await {
         let reason = error.reason();
         anyhow::bail!(
             "cannot listen for changes: {reason}; correct database.listen_url, or the role there"

@@ -12,9 +12,9 @@ use crate::domain::token::DoomedToken;
 use crate::storage::connection::retry_conflicts;
 use crate::storage::entity::authorizations;
 use crate::storage::revocations::Disposal;
-use crate::storage::{Storage, StorageError, Write, rows};
+use crate::storage::{AuthorizationStore, StorageError, StoreContext, Write, rows};
 
-impl Storage {
+impl AuthorizationStore {
     /// Cancels an authorization that is not final; a final one stays as it is.
     ///
     /// # Errors
@@ -44,7 +44,16 @@ impl Storage {
         self.dispose(&write, new, disposal).await?;
         write.commit().await
     }
+}
 
+/// The unconfirmed tokens of cancelled authorizations.
+pub(in crate::storage) struct Cancelled {
+    pub(in crate::storage) tokens: Vec<DoomedToken>,
+    /// `true` if there was a token response that does not open.
+    pub(in crate::storage) unopened: bool,
+}
+
+impl StoreContext {
     /// Cancels every authorization of a key that is not final, and returns the tokens that awaited
     /// confirmation.
     pub(in crate::storage) async fn cancel_all(
@@ -68,21 +77,6 @@ impl Storage {
                 authorizations::Column::LinkExpiresAt,
                 Expr::col(authorizations::Column::LinkExpiresAt),
             )
-            .filter(which.into_condition())
-            .exec(&**write)
-            .await?;
-        Ok(())
-    }
-
-    /// Ends the links of authorizations that an error in a redirect ended.
-    async fn close_refused(
-        &self,
-        write: &Write,
-        which: impl IntoCondition,
-    ) -> Result<(), StorageError> {
-        authorizations::Entity::update_many()
-            .col_expr(authorizations::Column::LinkExpiresAt, self.now_expr())
-            .filter(self.refused())
             .filter(which.into_condition())
             .exec(&**write)
             .await?;
@@ -142,11 +136,19 @@ impl Storage {
         let exchanged_at = Timestamp::from_millis(model.exchanged_at.unwrap_or_default());
         Ok(Some((disposal.read)(&answer, exchanged_at)))
     }
-}
 
-/// The unconfirmed tokens of cancelled authorizations.
-pub(in crate::storage) struct Cancelled {
-    pub(in crate::storage) tokens: Vec<DoomedToken>,
-    /// `true` if there was a token response that does not open.
-    pub(in crate::storage) unopened: bool,
+    /// Ends the links of authorizations that an error in a redirect ended.
+    async fn close_refused(
+        &self,
+        write: &Write,
+        which: impl IntoCondition,
+    ) -> Result<(), StorageError> {
+        authorizations::Entity::update_many()
+            .col_expr(authorizations::Column::LinkExpiresAt, self.now_expr())
+            .filter(self.refused())
+            .filter(which.into_condition())
+            .exec(&**write)
+            .await?;
+        Ok(())
+    }
 }

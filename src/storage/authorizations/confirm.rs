@@ -14,7 +14,7 @@ use crate::domain::token::{RawAnswer, TokenSet};
 use crate::storage::connection::retry_conflicts;
 use crate::storage::entity::authorizations;
 use crate::storage::revocations::Disposal;
-use crate::storage::{Storage, StorageError};
+use crate::storage::{AuthorizationStore, StorageError};
 
 /// An authorization against which one attempt at its code has just been counted.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub struct Awaiting {
     pub attempts_left: u32,
 }
 
-impl Storage {
+impl AuthorizationStore {
     /// Counts one attempt against the subject's awaiting authorizations at these providers, or
     /// against one of them,
     /// and only then lets the caller compare: a hundred guesses at once are still five.

@@ -20,7 +20,7 @@ use crate::domain::token::RawAnswer;
 use crate::storage::connection::retry_conflicts;
 use crate::storage::entity::{authorization_attempts, authorizations};
 use crate::storage::revocations::Disposal;
-use crate::storage::{Storage, StorageError, Write};
+use crate::storage::{AuthorizationStore, StorageError, Write};
 
 /// The outcome of the start of an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub struct Answered<'a> {
     pub exchanged_at: Timestamp,
 }
 
-impl Storage {
+impl AuthorizationStore {
     /// Records that an attempt's redirect has arrived, and that it is not used any further. At most [`MAX_ATTEMPTS`]
     /// are recorded.
     ///

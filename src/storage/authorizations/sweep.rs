@@ -16,7 +16,7 @@ use crate::domain::time::millis;
 use crate::storage::connection::retry_conflicts;
 use crate::storage::entity::{authorization_attempts, authorizations};
 use crate::storage::revocations::Disposal;
-use crate::storage::{Storage, StorageError, Write};
+use crate::storage::{AuthorizationStore, StorageError, Write};
 
 /// The result of one round of the sweep.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +53,7 @@ const ATTEMPT_ROUNDS: usize = 20;
 /// The length of the pause after a statement, in times of the statement, so that other writes find the database free.
 const PAUSE_FACTOR: u32 = 9;
 
-impl Storage {
+impl AuthorizationStore {
     /// Ends authorizations whose time is up, and disposes of their tokens as `disposal` says for their provider.
     /// Deletes final ones whose retention is up. Deals with up to `limit` rows that have tokens, and as many others.
     ///

@@ -16,7 +16,7 @@ use crate::domain::token::{AccessToken, DoomedToken, RawAnswer, TokenKind, Token
 use crate::storage::connection::retry_conflicts;
 use crate::storage::entity::{access_tokens, grants};
 use crate::storage::revocations::{Disposal, NewRevocations};
-use crate::storage::{Storage, StorageError, Write};
+use crate::storage::{GrantStore, StorageError, Write};
 
 /// The outcome of a commit.
 #[derive(Debug, Clone)]
@@ -30,7 +30,7 @@ pub enum Committed {
     Orphaned,
 }
 
-impl Storage {
+impl GrantStore {
     /// Commits a refresh by compare-and-swap on the edition, not on the lease: a slow holder's
     /// late answer is the only living refresh token and must win over a lease that ran out. A
     /// grant that was flagged in between becomes active again.

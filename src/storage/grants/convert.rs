@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sea_orm::FromQueryResult;
 
-use super::{ACCESS_TOKENS, GRANTS, Storage, StorageError};
+use super::{ACCESS_TOKENS, GRANTS, StorageError, StoreContext};
 use crate::crypto::sealed::Place;
 use crate::domain::grant::{Grant, GrantKey, GrantState, Version};
 use crate::domain::identity::Identity;
@@ -14,7 +14,7 @@ use crate::domain::token::AccessToken;
 use crate::storage::entity::{access_tokens, grants};
 use crate::storage::rows;
 
-impl Storage {
+impl StoreContext {
     pub(super) fn access_token(
         &self,
         grant: &Grant,

@@ -3,7 +3,7 @@
 use sea_orm::sea_query::{Expr, ExprTrait, Func};
 use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 
-use super::{GRANTS, Storage, StorageError, convert};
+use super::{GRANTS, GrantStore, StorageError, convert};
 use crate::domain::grant::Grant;
 use crate::domain::name::Name;
 use crate::storage::entity::grants;
@@ -44,7 +44,7 @@ pub struct ListPosition {
     pub account: String,
 }
 
-impl Storage {
+impl GrantStore {
     /// Lists grants in order of subject, provider and account.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ use crate::domain::grant::GrantKey;
 use crate::domain::time::{Timestamp, millis};
 use crate::storage::connection::{Connection, Database};
 use crate::storage::entity::access_tokens;
-use crate::storage::{Clock, Storage, StorageError};
+use crate::storage::{Clock, GrantStore, StorageError};
 use crate::telemetry;
 
 /// The number of statements that run at once while they are quick. With more, each batch would be smaller.
@@ -371,7 +371,7 @@ fn texts(key: &GrantKey) -> [&str; 4] {
     [key.namespace.as_str(), key.provider.as_str(), key.subject.as_str(), key.account.as_str()]
 }
 
-impl Storage {
+impl GrantStore {
     /// Reads a grant with its main access token, by the unique key.
     ///
     /// # Errors

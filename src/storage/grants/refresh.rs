@@ -12,7 +12,7 @@ use crate::domain::grant::{Grant, Version};
 use crate::domain::id::Id;
 use crate::domain::time::{Timestamp, millis};
 use crate::storage::entity::grants;
-use crate::storage::{Storage, StorageError};
+use crate::storage::{GrantStore, StorageError, StoreContext};
 
 /// The time for which a replica may refresh a grant before another may claim it.
 pub const LEASE: Duration = Duration::from_secs(15);
@@ -49,7 +49,7 @@ pub struct Takeover {
     pub holder_timeout: Option<Duration>,
 }
 
-impl Storage {
+impl GrantStore {
     /// Claims a refresh and records that a refresh token may be sent from now on, in one statement.
     /// Returns `None` if the grant has another version by now, is leased or is not active. Without a
     /// `takeover` also if the outcome of an earlier refresh is unknown.
@@ -236,7 +236,7 @@ impl Storage {
     }
 }
 
-impl Storage {
+impl StoreContext {
     /// The time of the first failure in a row, while a failure is stored. A version before the
     /// column counts failures without it, and starts again at none.
     pub(super) fn failing_since(&self) -> Expr {

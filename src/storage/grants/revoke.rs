@@ -12,7 +12,7 @@ use crate::storage::entity::{access_tokens, grants, superseded_tokens};
 use crate::storage::revocations::{
     Disposal, FirstAttempt, NewRevocations, Revocation, UnopenedToken,
 };
-use crate::storage::{Storage, StorageError, Write, rows};
+use crate::storage::{GrantStore, StorageError, Write, rows};
 
 /// The grant and tokens that a revocation has removed.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub struct Revoked {
     pub revocations: Vec<Revocation>,
 }
 
-impl Storage {
+impl GrantStore {
     /// Forgets a grant: its authorizations are cancelled, the grant is gone, and its tokens are in
     /// the outbox, in one transaction.
     ///

@@ -14,14 +14,14 @@ use crate::domain::id::Id;
 use crate::domain::time::Timestamp;
 use crate::domain::token::{DoomedToken, TokenKind, TokenSet};
 use crate::storage::entity::{access_tokens, grants, superseded_tokens};
-use crate::storage::{Storage, StorageError, Write, rows};
+use crate::storage::{StorageError, StoreContext, Write, rows};
 
 pub(in crate::storage) const SUPERSEDED_TOKENS: &str = "superseded_tokens";
 
 /// The most tokens that are kept for a grant. The oldest go first.
 const MOST: u64 = 8;
 
-impl Storage {
+impl StoreContext {
     /// Keeps the tokens of a grant that gets new ones. A token that cannot be opened is left out, because it could not
     /// be revoked either.
     pub(super) async fn supersede(

@@ -12,7 +12,7 @@ use crate::domain::id::Id;
 use crate::domain::name::Name;
 use crate::domain::time::{Timestamp, millis};
 use crate::storage::entity::{grants, revocations};
-use crate::storage::{Storage, StorageError, rows};
+use crate::storage::{GrantStore, StorageError, StoreContext, rows};
 
 /// The time that the holder of a claim for a proactive refresh has. After it, or after a failure, the grant is looked
 /// at again.
@@ -44,7 +44,7 @@ pub struct OpenIntents<'a> {
     pub limit: u64,
 }
 
-impl Storage {
+impl GrantStore {
     /// Finds refreshes in doubt whose lease has ended, and whose holder can no longer store an outcome: the oldest
     /// first.
     ///
@@ -257,10 +257,6 @@ impl Storage {
             .await?;
         Ok(())
     }
-
-    pub(in crate::storage) fn past_or_absent(&self, column: grants::Column) -> Condition {
-        Condition::any().add(column.is_null()).add(Expr::col(column).lt(self.now_once()))
-    }
 }
 
 /// The grants that can be read; one that cannot must not keep the others from their turn.
@@ -277,4 +273,10 @@ fn readable(models: Vec<grants::Model>) -> Vec<Grant> {
         }
     });
     read.collect()
+}
+
+impl StoreContext {
+    pub(in crate::storage) fn past_or_absent(&self, column: grants::Column) -> Condition {
+        Condition::any().add(column.is_null()).add(Expr::col(column).lt(self.now_once()))
+    }
 }

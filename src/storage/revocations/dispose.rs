@@ -14,7 +14,7 @@ use crate::domain::provider::RevocationReach;
 use crate::domain::time::Timestamp;
 use crate::domain::token::{DoomedToken, RawAnswer, TokenKind};
 use crate::storage::entity::{authorizations, grants, revocations};
-use crate::storage::{Storage, StorageError, Write};
+use crate::storage::{StorageError, StoreContext, Write};
 
 /// The time for which the broker tries to revoke a token whose lifetime it does not know.
 const LONGEST: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -68,7 +68,7 @@ pub(in crate::storage) enum FirstAttempt {
     Outbox,
 }
 
-impl Storage {
+impl StoreContext {
     /// Puts tokens without a grant into the outbox.
     ///
     /// While their key has a living grant, or one that is being exchanged or confirmed, they are

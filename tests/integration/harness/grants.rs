@@ -89,9 +89,15 @@ impl Seeder {
             options: &Options::default(),
             link_ttl: self.lifetime,
         };
-        let authorization = self.storage.insert_authorization(&new).await.expect("storage");
+        let authorization =
+            self.storage.authorizations().insert_authorization(&new).await.expect("storage");
         let salt: [u8; 8] = Random::system().bytes();
-        let begun = self.storage.begin_exchange(authorization.id, &salt).await.expect("storage");
+        let begun = self
+            .storage
+            .authorizations()
+            .begin_exchange(authorization.id, &salt)
+            .await
+            .expect("storage");
         let Begun::Now(exchanged_at) = begun else { panic!("a fresh authorization") };
         let granted = self.provider.grant(subject, SCOPES).await.expect("a grant");
         let answer = RawAnswer { content_type: String::new(), body: Vec::new().into() };
@@ -101,6 +107,7 @@ impl Seeder {
             Disposal { revocable: true, reach: Default::default(), read: &response::tokens_in };
         let quarantined = self
             .storage
+            .authorizations()
             .quarantine(&authorization, answered, b"a keyed hash", self.lifetime, &disposal)
             .await;
         assert!(quarantined.expect("storage"));
@@ -117,7 +124,8 @@ impl Seeder {
             id_token: None,
             provider_values: BTreeMap::new(),
         };
-        let grant = self.storage.authorize(&authorization, &tokens, &identity, &[]).await;
+        let grant =
+            self.storage.authorizations().authorize(&authorization, &tokens, &identity, &[]).await;
         grant.expect("storage").expect("a grant")
     }
 }

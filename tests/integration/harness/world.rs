@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
+use token_broker::broker::Schema;
 use token_broker::broker::{Broker, CallLimits, NO_CACHE, Parts, Settings};
 use token_broker::crypto::keyring::Keyring;
 use token_broker::crypto::random::Random;
@@ -21,7 +22,6 @@ use token_broker::provider::{Egress, Http};
 use token_broker::runtime::{self, ListenerTls, Listeners, RunError};
 use token_broker::storage::{self, Clock, Storage};
 use token_broker::telemetry::Metrics;
-use token_broker::workers::contact::Schema;
 use token_broker_client::{Client, proto};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;

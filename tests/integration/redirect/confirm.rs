@@ -309,8 +309,12 @@ async fn timeout() {
     // From that moment, whether or not the sweep has come by.
     assert_eq!(state_of(&world, &awaiting.id).await, AuthorizationState::Expired);
     is_past(&world, &awaiting.code, &awaiting.id, "EXPIRED").await;
-    world.broker.sweep(100).await.expect("a sweep");
-    assert_eq!(world.broker.sweep(100).await.expect("a sweep").rows, 0, "nothing is left to end");
+    world.broker.authorizations.sweep(100).await.expect("a sweep");
+    assert_eq!(
+        world.broker.authorizations.sweep(100).await.expect("a sweep").rows,
+        0,
+        "nothing is left to end"
+    );
     assert_eq!(state_of(&world, &awaiting.id).await, AuthorizationState::Expired);
     is_past(&world, &awaiting.code, &awaiting.id, "EXPIRED").await;
     let url = awaiting.page.url.clone();

@@ -177,7 +177,7 @@ async fn graceful_stop() {
     let old = world.granted("u1").await;
     world.advance(LIFETIME);
     let (provider, folder) = (world.provider.clone(), world.folder.clone());
-    let draining = world.broker.draining().clone();
+    let draining = world.broker.tasks.draining().clone();
     let held = provider.pause_token_endpoint();
     let mut client = world.client();
     let caller = tokio::spawn(async move { client.get_token(get_token("u1")).await });
@@ -199,7 +199,7 @@ async fn abandoned_stop() {
     let old = world.granted("u1").await;
     world.advance(LIFETIME);
     let (provider, folder) = (world.provider.clone(), world.folder.clone());
-    let draining = world.broker.draining().clone();
+    let draining = world.broker.tasks.draining().clone();
     let held = provider.pause_token_endpoint();
     let mut client = world.client();
     let caller = tokio::spawn(async move { client.get_token(get_token("u1")).await });

@@ -53,7 +53,7 @@ async fn late() {
     assert_eq!(get(&world, "u1").await.expect("a token").access_token, new);
     assert!(world.provider.is_living(&new));
     // What came late is deleted, not revoked: that could end the new grant.
-    assert_eq!(world.broker.storage().count_revocations().await.expect("storage"), 0);
+    assert_eq!(world.broker.revocations.count_pending().await.expect("storage"), 0);
     assert_eq!(world.provider.ledger().revoke_calls, 0);
 
     let next = refresh(&world, "u1", "").await.expect("a token").access_token;
@@ -107,6 +107,6 @@ async fn until_confirmed() {
     world.client().confirm_authorization(request).await.expect("a grant");
     let new = get(&world, "u1").await.expect("a token").access_token;
     assert!(new != refreshed && world.provider.is_living(&new));
-    assert_eq!(world.broker.storage().count_revocations().await.expect("storage"), 0);
+    assert_eq!(world.broker.revocations.count_pending().await.expect("storage"), 0);
     assert_eq!(world.provider.ledger().revoke_calls, 0);
 }

@@ -88,7 +88,7 @@ async fn orphan() {
     let ledger = world.provider.ledger();
     assert_eq!((ledger.tokens_issued, ledger.refreshes), (2, 1));
     // Both of the old tokens, and both that came late.
-    assert_eq!(world.broker.storage().count_revocations().await.expect("storage"), 4);
+    assert_eq!(world.broker.revocations.count_pending().await.expect("storage"), 4);
     outbox_empty(&world).await;
     all_gone(&world).await;
 }
@@ -126,7 +126,7 @@ async fn down() {
     assert_eq!(revoke(&world, "u1").await, proto::Revocation::Pending);
     assert_eq!(reason(get(&world, "u1").await), Reason::AuthorizationRequired);
     assert!(world.provider.is_living(&token));
-    assert_eq!(world.broker.storage().count_revocations().await.expect("storage"), 2);
+    assert_eq!(world.broker.revocations.count_pending().await.expect("storage"), 2);
     outbox_empty(&world).await;
     all_gone(&world).await;
     let ledger = world.provider.ledger();
@@ -155,7 +155,7 @@ async fn unknown_there() {
         world.granted("u1").await;
         script(&world, [json(400, body), json(400, body)]);
         assert_eq!(revoke(&world, "u1").await, proto::Revocation::Done);
-        assert_eq!(world.broker.storage().count_revocations().await.expect("storage"), 0);
+        assert_eq!(world.broker.revocations.count_pending().await.expect("storage"), 0);
         assert_eq!(world.provider.ledger().revoke_calls, 2);
     }
 }
@@ -165,7 +165,7 @@ async fn unsupported() {
     world.granted("u1").await;
     assert_eq!(revoke(&world, "u1").await, proto::Revocation::Unsupported);
     assert_eq!(reason(get(&world, "u1").await), Reason::AuthorizationRequired);
-    assert_eq!(world.broker.storage().count_revocations().await.expect("storage"), 0);
+    assert_eq!(world.broker.revocations.count_pending().await.expect("storage"), 0);
     assert_eq!(world.provider.ledger().revoke_calls, 0);
     assert_eq!(revoke(&world, "u1").await, proto::Revocation::NotNeeded);
 }
@@ -184,7 +184,7 @@ async fn new_grant_with(reach: RevocationReach) {
     assert_eq!(revoke(&world, "u1").await, proto::Revocation::Pending);
     // Nobody moves the clock, so that no second attempt is due before the user is back.
     let new = world.granted("u1").await;
-    assert_eq!(world.broker.storage().count_revocations().await.expect("storage"), 0);
+    assert_eq!(world.broker.revocations.count_pending().await.expect("storage"), 0);
     world.advance(Duration::from_secs(60));
     let mut calls = 2;
     // The same person as another chat user; to end that grant would end this one, too, where a

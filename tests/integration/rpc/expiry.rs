@@ -69,7 +69,7 @@ async fn confirmation() {
     assert_eq!((told.code, told.metadata("state")), (Code::FailedPrecondition, "EXPIRED"));
 
     // The sweep takes the tokens that nobody confirmed; the other's go on waiting.
-    world.broker.sweep(100).await.expect("swept");
+    world.broker.authorizations.sweep(100).await.expect("swept");
     world.advance(seconds(15));
     until(|| world.provider.ledger().living_refresh_tokens == 1).await;
     let granted = confirm(&mut client, "u1", page.confirmation_code().expect("a code")).await;
@@ -83,10 +83,10 @@ async fn retention() {
     let (id, code) = world.consent("u1").await;
     confirm(&mut client, "u1", code).await;
     world.advance(seconds(24 * 60 * 60 - 1));
-    assert_eq!(world.broker.sweep(100).await.expect("swept").rows, 0);
+    assert_eq!(world.broker.authorizations.sweep(100).await.expect("swept").rows, 0);
     assert_eq!(look(&mut client, &id).await.state(), proto::AuthorizationState::Authorized);
     world.advance(seconds(1));
-    world.broker.sweep(100).await.expect("swept");
+    world.broker.authorizations.sweep(100).await.expect("swept");
     let request = proto::GetAuthorizationRequest { authorization_id: id };
     assert_eq!(why(client.get_authorization(request).await).1, "AUTHORIZATION_NOT_FOUND");
     // The grant stays.

@@ -74,7 +74,7 @@ async fn nodelay() {
     let address = |url: &str| -> SocketAddr {
         url.strip_prefix("http://").expect("a URL").parse().expect("an address")
     };
-    let acme = world.broker.providers().get("acme").expect("a provider");
+    let acme = world.broker.providers.get("acme").expect("a provider");
     let provider = address(acme.issuer.as_deref().expect("an issuer"));
     let sockets = connected();
     for (what, listener) in [

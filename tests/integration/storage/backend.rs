@@ -313,6 +313,7 @@ impl Store {
 
     pub async fn begin(&self, key: &GrantKey) -> Authorization {
         self.storage
+            .authorizations()
             .insert_authorization(&NewAuthorization {
                 key,
                 bot: &name("helper"),
@@ -334,7 +335,7 @@ impl Store {
     /// Takes a redirect that nobody has seen before.
     pub async fn begin_exchange(&self, id: Id) -> Option<Timestamp> {
         let salt: [u8; 8] = Random::system().bytes();
-        match self.storage.begin_exchange(id, &salt).await.expect("storage") {
+        match self.storage.authorizations().begin_exchange(id, &salt).await.expect("storage") {
             Begun::Now(at) => Some(at),
             Begun::Closed => None,
             Begun::Before => panic!("a fresh salt was there before"),
@@ -352,6 +353,7 @@ impl Store {
         let (answer, identity) = (answer(label), identity());
         let answered = Answered { answer: &answer, identity: &identity, exchanged_at: self.now() };
         self.storage
+            .authorizations()
             .quarantine(authorization, answered, CODE_HASH, CONFIRMATION_TTL, &disposal())
             .await
             .expect("storage")
@@ -361,6 +363,7 @@ impl Store {
     pub async fn grant(&self, key: &GrantKey, label: &str) -> Grant {
         let authorization = self.awaiting(key, label).await;
         self.storage
+            .authorizations()
             .authorize(&authorization, &tokens(label, self.now()), &identity(), &[])
             .await
             .expect("storage")
@@ -368,7 +371,7 @@ impl Store {
     }
 
     pub async fn held(&self, key: &GrantKey) -> StoredGrant {
-        self.storage.find_grant(key).await.expect("storage").expect("a grant")
+        self.storage.grants().find_grant(key).await.expect("storage").expect("a grant")
     }
 
     /// The access token that would be served.
@@ -379,12 +382,19 @@ impl Store {
 
     /// Everything of the outbox that is due.
     pub async fn due(&self) -> Vec<String> {
-        values(&self.storage.claim_revocations(&name("acme"), 100).await.expect("storage"))
+        values(
+            &self
+                .storage
+                .revocations()
+                .claim_revocations(&name("acme"), 100)
+                .await
+                .expect("storage"),
+        )
     }
 
     /// The number of entries that the outbox has, due or not.
     pub async fn doomed(&self) -> u64 {
-        self.storage.count_revocations().await.expect("storage")
+        self.storage.revocations().count_revocations().await.expect("storage")
     }
 
     /// A second connection, as somebody with a database client has it.

@@ -38,10 +38,10 @@ impl Two {
         let grant = holder.grant(&key("u1"), "1").await;
         // On SQLite every other process is gone when one registers.
         if holder.storage.is_shared() {
-            other.storage.register_replica(Some("there")).await.expect("storage");
+            other.storage.replicas().register_replica(Some("there")).await.expect("storage");
         }
-        holder.storage.register_replica(Some("here")).await.expect("storage");
-        let lease = holder.storage.claim_refresh(&grant, None).await.expect("storage");
+        holder.storage.replicas().register_replica(Some("here")).await.expect("storage");
+        let lease = holder.storage.grants().claim_refresh(&grant, None).await.expect("storage");
         assert!(lease.is_some());
         holder.advance(LEASE + Duration::from_millis(1));
         Self { holder, other, grant }
@@ -49,14 +49,14 @@ impl Two {
 
     async fn claims(&self, store: &Store, holder_timeout: Option<Duration>) -> bool {
         let takeover = Takeover { expected_now: None, holder_timeout };
-        let lease = store.storage.claim_refresh(&self.grant, Some(takeover)).await;
+        let lease = store.storage.grants().claim_refresh(&self.grant, Some(takeover)).await;
         lease.expect("storage").is_some()
     }
 }
 
 async fn living<B: Backend>() {
     let two = Two::new::<B>().await;
-    two.holder.storage.heartbeat().await.expect("storage");
+    two.holder.storage.replicas().heartbeat().await.expect("storage");
     assert!(!two.claims(&two.other, Some(TIMEOUT)).await);
     assert!(two.claims(&two.holder, Some(TIMEOUT)).await, "its own is the holder's to repeat");
 }
@@ -71,18 +71,18 @@ async fn silent<B: Backend>() {
 
 async fn left<B: Backend>() {
     let two = Two::new::<B>().await;
-    two.holder.storage.deregister_replica().await.expect("storage");
+    two.holder.storage.replicas().deregister_replica().await.expect("storage");
     assert!(two.claims(&two.other, Some(TIMEOUT)).await);
 }
 
 async fn replaced<B: Backend>() {
     let two = Two::new::<B>().await;
     let again = two.holder.beside(keyring(&[("test", 7)])).await;
-    again.storage.register_replica(Some("elsewhere")).await.expect("storage");
+    again.storage.replicas().register_replica(Some("elsewhere")).await.expect("storage");
     if two.holder.storage.is_shared() {
         assert!(!two.claims(&two.other, Some(TIMEOUT)).await, "it lives in another place");
     }
-    again.storage.register_replica(Some("here")).await.expect("storage");
+    again.storage.replicas().register_replica(Some("here")).await.expect("storage");
     assert!(two.claims(&two.other, Some(TIMEOUT)).await);
 }
 
@@ -97,13 +97,13 @@ async fn older_version<B: Backend>() {
 
 async fn grace<B: Backend>() {
     let two = Two::new::<B>().await;
-    two.holder.storage.heartbeat().await.expect("storage");
+    two.holder.storage.replicas().heartbeat().await.expect("storage");
     assert!(two.claims(&two.other, None).await);
 }
 
 async fn claims_at(two: &Two, expected: Timestamp) -> bool {
     let takeover = Takeover { expected_now: Some(expected), holder_timeout: None };
-    let lease = two.other.storage.claim_refresh(&two.grant, Some(takeover)).await;
+    let lease = two.other.storage.grants().claim_refresh(&two.grant, Some(takeover)).await;
     lease.expect("storage").is_some()
 }
 

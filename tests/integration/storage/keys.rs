@@ -21,7 +21,7 @@ pub fn trials<B: Backend>() -> Vec<Trial> {
 }
 
 async fn report(store: &Store) -> KeyReport {
-    store.storage.check_keys().await.expect("storage")
+    store.storage.keys().check_keys().await.expect("storage")
 }
 
 fn names(ids: &[&str]) -> Vec<String> {
@@ -32,12 +32,12 @@ async fn wrong<B: Backend>() {
     let store = Store::new::<B>().await;
     let first = report(&store).await;
     assert_eq!(first, KeyReport { new: names(&["test"]), ..KeyReport::default() });
-    store.storage.record_keys(&first).await.expect("storage");
+    store.storage.keys().record_keys(&first).await.expect("storage");
     assert_eq!(report(&store).await, KeyReport::default());
     let other = store.beside(keyring(&[("test", 8)])).await;
     assert_eq!(report(&other).await.wrong, names(&["test"]));
     // Recording again changes nothing.
-    store.storage.record_keys(&first).await.expect("storage");
+    store.storage.keys().record_keys(&first).await.expect("storage");
     assert_eq!(report(&other).await.wrong, names(&["test"]));
 }
 
@@ -52,7 +52,7 @@ async fn unrecorded<B: Backend>() {
 
 async fn missing<B: Backend>() {
     let store = Store::new::<B>().await;
-    store.storage.record_keys(&report(&store).await).await.expect("storage");
+    store.storage.keys().record_keys(&report(&store).await).await.expect("storage");
     let other = store.beside(keyring(&[("other", 9)])).await;
     let found = report(&other).await;
     assert_eq!((found.missing, found.new), (names(&["test"]), names(&["other"])));
@@ -60,26 +60,31 @@ async fn missing<B: Backend>() {
 
 async fn forgotten<B: Backend>() {
     let store = Store::new::<B>().await;
-    store.storage.record_keys(&report(&store).await).await.expect("storage");
+    store.storage.keys().record_keys(&report(&store).await).await.expect("storage");
     let lost = store.grant(&key("u1"), "1").await;
     let awaiting = store.awaiting(&key("u2"), "2").await;
     store.grant(&key("u3"), "3").await;
-    store.storage.revoke(&key("u3"), &disposal()).await.expect("storage");
+    store.storage.grants().revoke(&key("u3"), &disposal()).await.expect("storage");
     let other = store.beside(keyring(&[("other", 9)])).await;
     let kept = other.grant(&key("u4"), "4").await;
 
     let expected = Forgotten { grants: 1, authorizations: 1, revocations: 2 };
-    assert_eq!(other.storage.forget_key("test").await.expect("storage"), expected);
+    assert_eq!(other.storage.keys().forget_key("test").await.expect("storage"), expected);
     let held = other.held(&key("u1")).await;
     assert_eq!((held.grant.id, held.grant.state), (lost.id, GrantState::ReauthorizationRequired));
     assert!(held.access_token.is_none() && !held.grant.refreshable);
-    let seen = other.storage.find_authorization(None, awaiting.id).await.expect("storage");
+    let seen = other
+        .storage
+        .authorizations()
+        .find_authorization(None, awaiting.id)
+        .await
+        .expect("storage");
     assert!(matches!(seen.expect("it is there").authorization.state, State::Failed(_)));
     assert_eq!(other.doomed().await, 0);
     assert_eq!(other.held(&key("u4")).await.grant.version, kept.version);
     assert_eq!(other.served(&key("u4")).await, "access-4");
     assert!(report(&other).await.missing.is_empty());
-    let again = other.storage.forget_key("test").await.expect("storage");
+    let again = other.storage.keys().forget_key("test").await.expect("storage");
     assert_eq!(again, Forgotten::default(), "it may be repeated");
     // Whoever was locked out authorizes again.
     other.grant(&key("u1"), "5").await;
@@ -90,8 +95,8 @@ async fn again<B: Backend>() {
     let store = Store::new::<B>().await;
     store.grant(&key("u1"), "1").await;
     let other = store.beside(keyring(&[("other", 9)])).await;
-    assert!(other.storage.find_grant(&key("u1")).await.is_err());
-    let grant = other.storage.find_grant_without_token(&key("u1")).await.expect("storage");
+    assert!(other.storage.grants().find_grant(&key("u1")).await.is_err());
+    let grant = other.storage.grants().find_grant_without_token(&key("u1")).await.expect("storage");
     assert!(grant.is_some(), "its scopes can be read");
     let replaced = other.grant(&key("u1"), "2").await;
     assert_eq!(replaced.version.generation, 2);

@@ -26,13 +26,13 @@ pub fn trials<B: Backend>() -> Vec<Trial> {
 }
 
 async fn claim(store: &Store) -> Vec<Revocation> {
-    store.storage.claim_revocations(&name("acme"), 100).await.expect("storage")
+    store.storage.revocations().claim_revocations(&name("acme"), 100).await.expect("storage")
 }
 
 /// Fills the outbox with the tokens of a grant of this subject, due at once.
 async fn doom(store: &Store, subject: &str) {
     store.grant(&key(subject), subject).await;
-    store.storage.revoke(&key(subject), &disposal()).await.expect("storage");
+    store.storage.grants().revoke(&key(subject), &disposal()).await.expect("storage");
     store.advance(CLAIM);
 }
 
@@ -59,7 +59,7 @@ async fn exclusive<B: Backend>() {
     assert_eq!(values(&again), all);
     assert!(again.iter().all(|entry| entry.attempts == 3));
     for entry in again {
-        store.storage.finish_revocation(entry.id).await.expect("storage");
+        store.storage.revocations().finish_revocation(entry.id).await.expect("storage");
     }
     store.advance(CLAIM);
     assert!(claim(&store).await.is_empty());
@@ -73,7 +73,8 @@ async fn limit<B: Backend>() {
     }
     let mut seen = Vec::new();
     for expected in [4, 2, 0] {
-        let claimed = store.storage.claim_revocations(&name("acme"), 4).await.expect("storage");
+        let claimed =
+            store.storage.revocations().claim_revocations(&name("acme"), 4).await.expect("storage");
         assert_eq!(claimed.len(), expected);
         seen.extend(values(&claimed));
     }
@@ -87,7 +88,12 @@ async fn postponed<B: Backend>() {
     doom(&store, "u1").await;
     let wait = Duration::from_secs(20);
     for entry in claim(&store).await {
-        store.storage.postpone_revocation(entry.id, wait, "status 503").await.expect("storage");
+        store
+            .storage
+            .revocations()
+            .postpone_revocation(entry.id, wait, "status 503")
+            .await
+            .expect("storage");
     }
     store.advance(wait - Duration::from_millis(1));
     assert!(claim(&store).await.is_empty());
@@ -107,7 +113,12 @@ async fn arriving<B: Backend>() {
     store.advance(CLAIM);
     assert_eq!(values(&claim(&store).await), ["access-u2", "refresh-u2"]);
 
-    store.storage.cancel_authorization(&exchanging, &disposal()).await.expect("storage");
+    store
+        .storage
+        .authorizations()
+        .cancel_authorization(&exchanging, &disposal())
+        .await
+        .expect("storage");
     // Nobody has the new tokens either: all of them go.
     store.advance(CONFIRMATION_TTL);
     let all = ["access-new", "access-u1", "access-u2", "refresh-new", "refresh-u1", "refresh-u2"];
@@ -132,8 +143,8 @@ async fn expired<B: Backend>() {
         ..tokens("2", store.now())
     };
     let grant = store.grant(&key("u2"), "1").await;
-    store.storage.commit_refresh(&grant, &known, &disposal()).await.expect("storage");
-    store.storage.revoke(&key("u2"), &disposal()).await.expect("storage");
+    store.storage.grants().commit_refresh(&grant, &known, &disposal()).await.expect("storage");
+    store.storage.grants().revoke(&key("u2"), &disposal()).await.expect("storage");
     store.advance(CLAIM);
     let all = ["access-2", "access-u1", "refresh-2", "refresh-u1"];
     assert_eq!(values(&claim(&store).await), all);
@@ -142,7 +153,7 @@ async fn expired<B: Backend>() {
     store.advance(TOKEN_LIFETIME);
     assert_eq!(values(&claim(&store).await), ["refresh-u1"]);
     // Of whatever provider they were.
-    let forget = || store.storage.forget_ended_revocations();
+    let forget = || store.storage.revocations().forget_ended_revocations();
     assert_eq!(forget().await.expect("storage"), 3);
     assert_eq!(store.doomed().await, 1);
     store.advance(Duration::from_secs(30 * 24 * 60 * 60));

@@ -139,25 +139,42 @@ async fn everything(store: &Store, rows: usize, round: usize) {
 
     // The life of a grant.
     let grant = store.grant(&of("a"), "1").await;
-    assert!(storage.find_grant(&grant.key).await.expect("storage").is_some());
-    let lease = storage.claim_refresh(&grant, TAKEOVER).await.expect("storage").expect("a lease");
-    assert!(storage.renew_lease(&grant, lease.owner).await.expect("storage"));
-    storage.release(&grant, lease.owner, false, None, "x").await.expect("storage");
-    storage.claim_refresh(&grant, TAKEOVER).await.expect("storage").expect("a lease");
-    storage.commit_refresh(&grant, &tokens("2", store.now()), &disposal()).await.expect("storage");
+    assert!(storage.grants().find_grant(&grant.key).await.expect("storage").is_some());
+    let lease =
+        storage.grants().claim_refresh(&grant, TAKEOVER).await.expect("storage").expect("a lease");
+    assert!(storage.grants().renew_lease(&grant, lease.owner).await.expect("storage"));
+    storage.grants().release(&grant, lease.owner, false, None, "x").await.expect("storage");
+    storage.grants().claim_refresh(&grant, TAKEOVER).await.expect("storage").expect("a lease");
+    storage
+        .grants()
+        .commit_refresh(&grant, &tokens("2", store.now()), &disposal())
+        .await
+        .expect("storage");
     let grant = store.held(&grant.key).await.grant;
-    storage.note_used(&[grant.id]).await.expect("storage");
-    storage.look_again(&grant, None).await.expect("storage");
+    storage.grants().note_used(&[grant.id]).await.expect("storage");
+    storage.grants().look_again(&grant, None).await.expect("storage");
     store.awaiting(&of("b"), "3").await;
     let subject = Subject::parse(of("b").subject.as_str()).expect("a subject");
-    storage.count_attempt(&name("helper"), &subject, None, &providers).await.expect("storage");
-    storage.keys_under_way(&name("helper"), &subject, &providers).await.expect("storage");
-    storage.revoke(&of("b"), &disposal()).await.expect("storage");
-    storage.revoking(&of("b")).await.expect("storage");
-    let revoked = storage.revoke(&grant.key, &disposal()).await.expect("storage");
+    storage
+        .authorizations()
+        .count_attempt(&name("helper"), &subject, None, &providers)
+        .await
+        .expect("storage");
+    storage
+        .authorizations()
+        .keys_under_way(&name("helper"), &subject, &providers)
+        .await
+        .expect("storage");
+    storage.grants().revoke(&of("b"), &disposal()).await.expect("storage");
+    storage.revocations().revoking(&of("b")).await.expect("storage");
+    let revoked = storage.grants().revoke(&grant.key, &disposal()).await.expect("storage");
     for entry in &revoked.revocations {
-        storage.postpone_revocation(entry.id, Duration::ZERO, "x").await.expect("storage");
-        storage.finish_revocation(entry.id).await.expect("storage");
+        storage
+            .revocations()
+            .postpone_revocation(entry.id, Duration::ZERO, "x")
+            .await
+            .expect("storage");
+        storage.revocations().finish_revocation(entry.id).await.expect("storage");
     }
     // A revocation that reaches the user's other tokens looks whether anybody has a grant.
     let reaching = token_broker::storage::Disposal {
@@ -165,13 +182,13 @@ async fn everything(store: &Store, rows: usize, round: usize) {
         ..disposal()
     };
     let cancelled = store.awaiting(&of("c"), "4").await;
-    storage.cancel_authorization(&cancelled, &reaching).await.expect("storage");
+    storage.authorizations().cancel_authorization(&cancelled, &reaching).await.expect("storage");
 
     // The workers.
-    storage.register_replica(None).await.expect("storage");
-    storage.heartbeat().await.expect("storage");
+    storage.replicas().register_replica(None).await.expect("storage");
+    storage.replicas().heartbeat().await.expect("storage");
     for some in [&providers, &many] {
-        storage.due_work(some).await.expect("storage");
+        storage.grants().due_work(some).await.expect("storage");
         storage.backlog(some).await.expect("storage");
         let wanted = OpenIntents {
             with_grace: some,
@@ -181,15 +198,15 @@ async fn everything(store: &Store, rows: usize, round: usize) {
             passed_over: &[Id::from_bytes([1; 16])],
             limit: 32,
         };
-        storage.open_intents(&wanted).await.expect("storage");
+        storage.grants().open_intents(&wanted).await.expect("storage");
     }
-    storage.claim_due(&acme, 16).await.expect("storage");
-    storage.claim_revocations(&acme, 16).await.expect("storage");
-    storage.look_at_all(&[name("acme01")], None, 100).await.expect("storage");
+    storage.grants().claim_due(&acme, 16).await.expect("storage");
+    storage.revocations().claim_revocations(&acme, 16).await.expect("storage");
+    storage.grants().look_at_all(&[name("acme01")], None, 100).await.expect("storage");
     let used: Vec<_> = (0..100_u8).map(|byte| Id::from_bytes([byte; 16])).collect();
-    storage.note_used(&used).await.expect("storage");
-    storage.forget_ended_revocations().await.expect("storage");
-    storage.sweep_authorizations(100, |_| disposal()).await.expect("storage");
+    storage.grants().note_used(&used).await.expect("storage");
+    storage.revocations().forget_ended_revocations().await.expect("storage");
+    storage.authorizations().sweep_authorizations(100, |_| disposal()).await.expect("storage");
     // With many grants it takes longer than a statement may, and its worker waits an hour.
     drop(storage.count_grants().await);
 
@@ -213,7 +230,7 @@ async fn everything(store: &Store, rows: usize, round: usize) {
             after,
             limit: 101,
         };
-        storage.list_grants(&filter).await.expect("storage");
+        storage.grants().list_grants(&filter).await.expect("storage");
     }
 }
 
@@ -247,11 +264,11 @@ async fn in_place() {
     for number in 0..refreshes {
         let key = key(&format!("u{}", number % 20));
         let grant = store.held(&key).await.grant;
-        let lease = store.storage.claim_refresh(&grant, TAKEOVER).await.expect("storage");
+        let lease = store.storage.grants().claim_refresh(&grant, TAKEOVER).await.expect("storage");
         let lease = lease.expect("a lease");
-        assert!(store.storage.renew_lease(&grant, lease.owner).await.expect("storage"));
+        assert!(store.storage.grants().renew_lease(&grant, lease.owner).await.expect("storage"));
         let tokens = tokens(&number.to_string(), store.now());
-        store.storage.commit_refresh(&grant, &tokens, &disposal()).await.expect("storage");
+        store.storage.grants().commit_refresh(&grant, &tokens, &disposal()).await.expect("storage");
     }
     let wanted = i64::try_from(refreshes).expect("a number");
     // The server publishes its counts now and then.

@@ -29,6 +29,7 @@ async fn never_accepted<B: Backend>() {
     let answered = Answered { answer: &answer, identity: &identity, exchanged_at: store.now() };
     let stored = store
         .storage
+        .authorizations()
         .quarantine(&authorization, answered, CODE_HASH, CONFIRMATION_TTL, &disposal())
         .await;
     // SQLite stores what PostgreSQL refuses (SQLSTATE 22021).
@@ -45,16 +46,23 @@ async fn never_accepted<B: Backend>() {
 async fn kept<B: Backend>() {
     let store = Store::new::<B>().await;
     let grant = store.grant(&key("u1"), "1").await;
-    store.storage.claim_refresh(&grant, TAKEOVER).await.expect("storage").expect("a lease");
+    store
+        .storage
+        .grants()
+        .claim_refresh(&grant, TAKEOVER)
+        .await
+        .expect("storage")
+        .expect("a lease");
     let token = "refresh-2".into();
-    let flagged = store.storage.commit_flagged(&grant, &answer("2"), Some(&token), "refused").await;
+    let flagged =
+        store.storage.grants().commit_flagged(&grant, &answer("2"), Some(&token), "refused").await;
     assert!(flagged.expect("storage"));
     let held = store.held(&key("u1")).await;
     assert_eq!(held.grant.state, GrantState::ReauthorizationRequired);
     assert_eq!(held.grant.last_error.as_deref(), Some("refused"));
     assert!(!held.leased);
     // The provider's newest refresh token is the one that a revocation sends.
-    store.storage.revoke(&key("u1"), &disposal()).await.expect("storage");
+    store.storage.grants().revoke(&key("u1"), &disposal()).await.expect("storage");
     store.advance(Duration::from_secs(15));
     assert_eq!(store.due().await, ["access-1", "refresh-2"]);
     drop(tokens("2", store.now()));
@@ -73,13 +81,20 @@ async fn sweep<B: Backend>() {
     let sweeper = store.beside(keyring(&[("other", 9)])).await;
     sweeper.advance(CONFIRMATION_TTL);
     let swept = |sweeper: Store| async move {
-        sweeper.storage.sweep_authorizations(100, |_| disposal()).await.expect("storage").rows
+        sweeper
+            .storage
+            .authorizations()
+            .sweep_authorizations(100, |_| disposal())
+            .await
+            .expect("storage")
+            .rows
     };
     assert_eq!(swept(sweeper.clone()).await, 100);
     assert_eq!(swept(sweeper.clone()).await, 2);
     assert_eq!(swept(sweeper.clone()).await, 0, "all have ended");
     for id in [rows[0], rows[UNREADABLE - 1], readable] {
-        let seen = sweeper.storage.find_authorization(None, id).await.expect("storage");
+        let seen =
+            sweeper.storage.authorizations().find_authorization(None, id).await.expect("storage");
         assert_eq!(seen.expect("an authorization").authorization.state, State::Expired);
     }
     assert_eq!(sweeper.due().await, ["access-2", "refresh-2"]);
@@ -94,7 +109,8 @@ async fn sweep<B: Backend>() {
     store.advance(RETENTION);
     assert_eq!(swept(store.clone()).await, 100);
     assert_eq!(swept(store.clone()).await, 1);
-    let gone = store.storage.find_authorization(None, rows[0]).await.expect("storage");
+    let gone =
+        store.storage.authorizations().find_authorization(None, rows[0]).await.expect("storage");
     assert!(gone.is_none());
     assert_eq!(store.doomed().await, 2 * u64::try_from(UNREADABLE).expect("a number") + 2);
 }

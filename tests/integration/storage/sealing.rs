@@ -30,13 +30,13 @@ pub fn trials<B: Backend>() -> Vec<Trial> {
 }
 
 async fn token(store: &Store, subject: &str) -> Result<String, StorageError> {
-    let held = store.storage.find_grant(&key(subject)).await?.expect("a grant");
+    let held = store.storage.grants().find_grant(&key(subject)).await?.expect("a grant");
     let token = held.access_token.expect("an access token");
     Ok(exposed(Some(&token.value)).unwrap_or_default().to_owned())
 }
 
 async fn claim(store: &Store, grant: &Grant) -> Result<Option<Lease>, StorageError> {
-    store.storage.claim_refresh(grant, TAKEOVER).await
+    store.storage.grants().claim_refresh(grant, TAKEOVER).await
 }
 
 fn is_damaged<T>(result: Result<T, StorageError>, table: &str) -> bool {
@@ -59,7 +59,7 @@ async fn with_fallback(store: &Store, subject: &str) -> Grant {
     let grant = store.grant(&key(subject), subject).await;
     for label in ["new", "lost"] {
         let tokens = tokens(&format!("{label}-{subject}"), store.now());
-        store.storage.commit_refresh(&grant, &tokens, &disposal()).await.expect("storage");
+        store.storage.grants().commit_refresh(&grant, &tokens, &disposal()).await.expect("storage");
     }
     store.held(&key(subject)).await.grant
 }
@@ -109,12 +109,16 @@ async fn every_column<B: Backend>() {
     let awaiting = store.awaiting(&key("u3"), "3").await;
     flip(&store, QUARANTINE, awaiting.id).await;
     let subject = Subject::parse("u3").expect("a subject");
-    let counted =
-        store.storage.count_attempt(&name("helper"), &subject, None, &[name("acme")]).await;
+    let counted = store
+        .storage
+        .authorizations()
+        .count_attempt(&name("helper"), &subject, None, &[name("acme")])
+        .await;
     assert!(is_damaged(counted, "authorizations"));
 
     store.grant(&key("u4"), "4").await;
-    let outbox = store.storage.revoke(&key("u4"), &disposal()).await.expect("storage").revocations;
+    let outbox =
+        store.storage.grants().revoke(&key("u4"), &disposal()).await.expect("storage").revocations;
     for entry in &outbox {
         flip(&store, DOOMED, entry.id).await;
     }
@@ -172,8 +176,11 @@ async fn columns<B: Backend>() {
     let sealed = store.column(QUARANTINE, victim.id).await;
     store.set_column(QUARANTINE, thief.id, sealed).await;
     let subject = Subject::parse("u4").expect("a subject");
-    let counted =
-        store.storage.count_attempt(&name("helper"), &subject, None, &[name("acme")]).await;
+    let counted = store
+        .storage
+        .authorizations()
+        .count_attempt(&name("helper"), &subject, None, &[name("acme")])
+        .await;
     assert!(is_damaged(counted, "authorizations"));
 }
 
@@ -189,7 +196,7 @@ async fn given_away<B: Backend>() {
             "namespace" => thief.namespace = name(to),
             _ => thief = super::backend::key_at("helper", "acme", "u1", to),
         }
-        let found = store.storage.find_grant(&thief).await;
+        let found = store.storage.grants().find_grant(&thief).await;
         assert!(is_damaged(found, "access_tokens"), "{column}");
     }
 }
@@ -199,12 +206,12 @@ async fn way_out<B: Backend>() {
     let grant = store.grant(&key("u1"), "1").await;
     flip(&store, ACCESS_TOKEN, grant.id).await;
     flip(&store, REFRESH_TOKEN, grant.id).await;
-    let revoked = store.storage.revoke(&key("u1"), &disposal()).await.expect("storage");
+    let revoked = store.storage.grants().revoke(&key("u1"), &disposal()).await.expect("storage");
     // A user can always be forgotten, even if nothing can be told to the provider now. What cannot be
     // opened is kept until its time is up.
     assert!(revoked.found && revoked.unopened && revoked.revocations.is_empty());
     assert_eq!(store.doomed().await, 2);
-    assert!(store.storage.find_grant(&key("u1")).await.expect("storage").is_none());
+    assert!(store.storage.grants().find_grant(&key("u1")).await.expect("storage").is_none());
 
     let grant = store.grant(&key("u2"), "2").await;
     flip(&store, ACCESS_TOKEN, grant.id).await;
@@ -242,7 +249,12 @@ async fn unknown_key_intent<B: Backend>() {
     let lease = claim(&store, &grant).await.expect("storage").expect("a lease");
     store.advance(Duration::from_secs(1));
     // It may have been sent: Revoke has to know, and whoever flags the grant too.
-    store.storage.release(&grant, lease.owner, true, None, "status 502").await.expect("storage");
+    store
+        .storage
+        .grants()
+        .release(&grant, lease.owner, true, None, "status 502")
+        .await
+        .expect("storage");
     let other = store.beside(keyring(&[("other", 8)])).await;
     assert!(misses_key(claim(&other, &grant).await, "grants", "test"));
     let lease = claim(&store, &grant).await.expect("storage").expect("a lease");
@@ -256,10 +268,10 @@ async fn unknown_key_revocation<B: Backend>() {
     store.grant(&key("u1"), "1").await;
     let pending = store.begin(&key("u1")).await;
     let other = store.beside(keyring(&[("other", 8)])).await;
-    let revoked = other.storage.revoke(&key("u1"), &disposal()).await.expect("storage");
+    let revoked = other.storage.grants().revoke(&key("u1"), &disposal()).await.expect("storage");
     // The user's wish holds at once; the tokens wait, sealed, for a replica that has the key.
     assert!(revoked.found && revoked.unopened && revoked.revocations.is_empty());
-    assert!(store.storage.find_grant(&key("u1")).await.expect("storage").is_none());
+    assert!(store.storage.grants().find_grant(&key("u1")).await.expect("storage").is_none());
     assert!(store.begin_exchange(pending.id).await.is_none());
     assert_eq!(store.doomed().await, 2);
     assert!(other.due().await.is_empty(), "it cannot open them");
@@ -274,7 +286,7 @@ async fn rotation<B: Backend>() {
     let grant = with_fallback(&store, "u1").await;
     let awaiting = store.awaiting(&key("u2"), "2").await;
     store.grant(&key("u3"), "3").await;
-    store.storage.revoke(&key("u3"), &disposal()).await.expect("storage");
+    store.storage.grants().revoke(&key("u3"), &disposal()).await.expect("storage");
 
     let rotated = store.beside(keyring(&[("new", 9), ("test", 7)])).await;
     assert_eq!(token(&rotated, "u1").await.expect("a token"), "access-new-u1");
@@ -282,8 +294,11 @@ async fn rotation<B: Backend>() {
     assert_eq!(exposed(lease.refresh_token.as_ref()), Some("refresh-new-u1"));
     assert_eq!(exposed(lease.fallback.as_ref()), Some("refresh-lost-u1"));
     let subject = Subject::parse("u2").expect("a subject");
-    let counted =
-        rotated.storage.count_attempt(&name("helper"), &subject, None, &[name("acme")]).await;
+    let counted = rotated
+        .storage
+        .authorizations()
+        .count_attempt(&name("helper"), &subject, None, &[name("acme")])
+        .await;
     let counted = counted.expect("storage");
     assert_eq!(counted[0].authorization.id, awaiting.id);
     assert_eq!(counted[0].answer.body.expose_secret(), answer("2").body.expose_secret());
@@ -292,7 +307,7 @@ async fn rotation<B: Backend>() {
 
     // What is written from now on is of the new key, which the old keyring does not have.
     let tokens = tokens("rotated", rotated.now());
-    rotated.storage.commit_refresh(&grant, &tokens, &disposal()).await.expect("storage");
+    rotated.storage.grants().commit_refresh(&grant, &tokens, &disposal()).await.expect("storage");
     assert_eq!(token(&rotated, "u1").await.expect("a token"), "access-rotated");
     assert!(misses_key(token(&store, "u1").await, "access_tokens", "new"));
     let only_new = rotated.beside(keyring(&[("new", 9)])).await;

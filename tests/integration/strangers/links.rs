@@ -32,7 +32,7 @@ async fn forge_error(world: &World, started: &proto::AuthorizeResponse, error: &
     let departure = attacker.get(&started.authorization_url).await.location().expect("a redirect");
     let state = departure.query_pairs().find(|(name, _)| name == "state").expect("a state").1;
     let back = format!("{}/oauth2/callback/acme?state={state}&error={error}", world.http_url);
-    let iss = world.broker.providers().get("acme").expect("a provider").issuer.clone();
+    let iss = world.broker.providers.get("acme").expect("a provider").issuer.clone();
     let back = format!("{back}&iss={}", iss.expect("an issuer"));
     attacker.get(&back).await.status
 }

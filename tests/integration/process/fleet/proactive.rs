@@ -36,7 +36,7 @@ async fn once() {
     let idle = grants / 10;
     let used: Vec<_> = seeded[idle..].iter().map(|grant| grant.id).collect();
     for some in used.chunks(1000) {
-        seeder.storage.note_used(some).await.expect("storage");
+        seeder.storage.grants().note_used(some).await.expect("storage");
     }
     let began = Instant::now();
     fleet.execute(DUE).await;
@@ -61,7 +61,7 @@ async fn hot() {
     let fleet = Fleet::start(&[]).await;
     let seeder = seeder(&fleet.site).await;
     let grant = seeder.grant("u0").await;
-    seeder.storage.note_used(&[grant.id]).await.expect("storage");
+    seeder.storage.grants().note_used(&[grant.id]).await.expect("storage");
     let clients = fleet.clients().await;
     let old = get(clients[0].clone(), "u0".to_owned()).await;
     let pause = fleet.site.provider.pause_token_endpoint();

@@ -16,11 +16,11 @@ pub async fn run(broker: Arc<Broker>) {
     loop {
         let ended = tokio::select! {
             ended = listen(&broker, &mut is_logged) => ended,
-            () = broker.draining().cancelled() => return,
+            () = broker.tasks.draining().cancelled() => return,
         };
         match ended {
             Ended::ThereIsNothing => {
-                broker.draining().cancelled().await;
+                broker.tasks.draining().cancelled().await;
                 return;
             }
             Ended::Quiet => continue,
@@ -29,7 +29,7 @@ pub async fn run(broker: Arc<Broker>) {
         // What is in the cache is served on, no longer than its age allows.
         tokio::select! {
             () = tokio::time::sleep(PAUSE) => {}
-            () = broker.draining().cancelled() => return,
+            () = broker.tasks.draining().cancelled() => return,
         }
     }
 }
@@ -46,13 +46,13 @@ enum Ended {
 
 /// Listens until the connection is lost. `is_logged` is set once a failure to connect has been logged.
 async fn listen(broker: &Broker, is_logged: &mut bool) -> Ended {
-    let answered = broker.storage_answers();
-    let mut changes: Changes = match broker.storage().listen().await {
+    let answered = broker.database.is_up();
+    let mut changes: Changes = match broker.tokens.listen().await {
         Ok(Some(changes)) => changes,
         Ok(None) => return Ended::ThereIsNothing,
         Err(error) => {
             // Where the database itself is away, its watch has logged it.
-            if answered && broker.storage_answers() && !std::mem::replace(is_logged, true) {
+            if answered && broker.database.is_up() && !std::mem::replace(is_logged, true) {
                 tracing::warn!(
                     error = error.reason(),
                     "cannot listen for changes (database.listen_url, or else database.url); revocations of \
@@ -70,11 +70,11 @@ async fn listen(broker: &Broker, is_logged: &mut bool) -> Ended {
             return Ended::Quiet;
         };
         match next {
-            Ok(Change::Of(key)) => broker.note_change(key),
+            Ok(Change::Of(key)) => broker.tokens.invalidate(key),
             Ok(Change::Unknown) => tracing::info!("notices of changes may have been missed"),
             Err(error) => {
                 // A lost connection is opened again, and logged if that fails.
-                if broker.storage_answers() && !error.is_connection_failure() {
+                if broker.database.is_up() && !error.is_connection_failure() {
                     tracing::warn!(%error, "notices of changes are missed");
                 }
                 return Ended::Lost;

@@ -23,22 +23,22 @@ const TOO_MANY: Duration = Duration::from_secs(60 * 60);
 
 /// Registers the metrics of this process, which also work without a database.
 pub fn watch(broker: &Arc<Broker>) {
-    for provider in broker.providers().iter() {
-        broker.metrics().begin(&provider.name);
+    for provider in broker.providers.iter() {
+        broker.metrics.begin(&provider.name);
     }
     let watched = Arc::downgrade(broker);
-    broker.metrics().watch(move || watched.upgrade().map(|broker| process(&broker)));
+    broker.metrics.watch(move || watched.upgrade().map(|broker| process(&broker)));
 }
 
 /// Looks until the broker drains.
 pub async fn run(broker: Arc<Broker>) {
-    let providers: Vec<_> = broker.providers().iter().map(|p| p.name.clone()).collect();
+    let providers: Vec<_> = broker.providers.iter().map(|p| p.name.clone()).collect();
     let mut grants = Vec::new();
     let mut count_at = Instant::now();
     loop {
         if Instant::now() >= count_at {
             let began = Instant::now();
-            let counted = broker.storage().count_grants().await;
+            let counted = broker.database.count_grants().await;
             let wait = match &counted {
                 Err(_) if began.elapsed() >= TOO_LONG => TOO_MANY,
                 Err(_) => Duration::ZERO,
@@ -50,7 +50,7 @@ pub async fn run(broker: Arc<Broker>) {
                 Vec::new()
             });
         }
-        let figures = broker.storage().backlog(&providers).await.map_or_else(
+        let figures = broker.database.backlog(&providers).await.map_or_else(
             // Counts that may be wrong are not reported.
             |_| DatabaseFigures::default(),
             |backlog| DatabaseFigures {
@@ -60,26 +60,26 @@ pub async fn run(broker: Arc<Broker>) {
                 grants: grants.clone(),
             },
         );
-        broker.metrics().set_database(figures);
+        broker.metrics.set_database(figures);
         tokio::select! {
-            () = tokio::time::sleep(PAUSE + broker.random().jitter(PAUSE / 2)) => {}
-            () = broker.draining().cancelled() => return,
+            () = tokio::time::sleep(PAUSE + broker.random.jitter(PAUSE / 2)) => {}
+            () = broker.tasks.draining().cancelled() => return,
         }
     }
 }
 
 fn process(broker: &Broker) -> ProcessFigures {
-    let cache = broker.cache_counts();
-    let unreadable = broker.storage().unreadable_counts();
+    let cache = broker.tokens.cache_counts();
+    let unreadable = broker.database.unreadable_counts();
     ProcessFigures {
         hits: cache.hits,
         outage_hits: cache.outage_hits,
         misses: cache.misses,
         invalidations: cache.invalidations,
         oldest: cache.oldest,
-        storage_up: broker.storage_answers(),
-        unnotified: broker.storage().unnotified(),
+        storage_up: broker.database.is_up(),
+        unnotified: broker.tokens.unnotified(),
         unreadable: [("unknown_key", unreadable.unknown_key), ("altered", unreadable.altered)],
-        breakers: broker.breakers(),
+        breakers: broker.refreshes.breakers(),
     }
 }
