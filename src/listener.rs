@@ -26,7 +26,7 @@ use tokio_stream::wrappers::ReceiverStream;
 pub use self::connections::{ConnectionLimits, Place, RunningCall, UnreadResponse};
 pub use self::descriptors::{DEFAULT_RATE, LEAST_DESCRIPTORS, ListenerLimits, raise_limit};
 pub use self::guarded::{Guarded, PeerInfo};
-pub use self::tls::{MaybeTls, Protocol, Tls, TlsError, TlsFiles, Validity};
+pub use self::tls::{MaybeTls, Protocol, Tls, TlsError, TlsFiles, Validity, machine_time};
 
 use self::connections::Connections;
 

@@ -5,6 +5,7 @@ pub mod backlog;
 pub mod database_health;
 pub mod due;
 pub mod invalidations;
+mod job;
 mod lanes;
 pub mod proactive_refresh;
 pub mod refresh_recovery;

@@ -37,8 +37,8 @@ pub(super) const BROWSER_PERMITS: usize = 4;
 const BROWSER_WAIT: Duration = Duration::from_secs(5);
 
 /// The number of requests that wait for the exchange of one authorization, and of all together.
-const EXCHANGE_WAITERS: usize = 4;
-const ALL_EXCHANGE_WAITERS: usize = 64;
+const EXCHANGE_WAITERS: usize = 64;
+const ALL_EXCHANGE_WAITERS: usize = 128;
 
 /// Error codes of a user who refused: RFC 6749 section 4.1.2.1, LinkedIn, OpenID Connect Core section 3.1.2.6, Xero.
 const DENIED: [&str; 6] = [

@@ -6,7 +6,6 @@ mod online;
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::SystemTime;
 
 use url::Url;
 
@@ -14,7 +13,7 @@ use super::{environment, http, say};
 use crate::broker::redirect_uri;
 use crate::config::{Config, Problem};
 use crate::domain::provider::Provider;
-use crate::listener::ListenerLimits;
+use crate::listener::{ListenerLimits, machine_time};
 use crate::provider::Directory;
 use crate::telemetry::Metrics;
 
@@ -67,7 +66,7 @@ pub(super) async fn run(path: &Path, online: bool) -> anyhow::Result<ExitCode> {
 /// Describes the certificates of the listeners.
 fn certificates(config: &Config) -> anyhow::Result<String> {
     let tls = super::serve::tls(config)?;
-    let now = SystemTime::now();
+    let now = machine_time();
     let mut told = Vec::new();
     for (section, tls) in [("grpc.tls", tls.grpc), ("http.tls", tls.http)] {
         let Some(tls) = tls else { continue };

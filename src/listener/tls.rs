@@ -6,7 +6,7 @@ use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
@@ -15,7 +15,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 
-pub use self::files::{TlsError, TlsFiles, Validity};
+pub use self::files::{TlsError, TlsFiles, Validity, machine_time};
 
 use super::Place;
 
@@ -93,7 +93,7 @@ impl Tls {
         }
         self.files.check_modes(self.section)?;
         let loaded = contents.load(self.protocol)?;
-        if let Some(wrong) = loaded.validity.wrong(SystemTime::now()) {
+        if let Some(wrong) = loaded.validity.wrong(machine_time()) {
             return Err(contents.certificate_error(wrong));
         }
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Current::of(loaded);
@@ -106,7 +106,7 @@ impl Tls {
         let mut last_error = None;
         let mut last_warning = None;
         loop {
-            let warning = self.validity().warning(SystemTime::now());
+            let warning = self.validity().warning(machine_time());
             if let Some(warning) = warning.as_ref().filter(|_| warning != last_warning) {
                 tracing::warn!(section, "the TLS certificate {warning}");
             }

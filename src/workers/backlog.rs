@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::job::{self, Job, Next};
 use crate::broker::Broker;
+use crate::domain::name::Name;
 use crate::telemetry::{DatabaseFigures, ProcessFigures};
 
 /// The interval at which the database is looked at; jitter of a half is added.
-const PAUSE: Duration = Duration::from_secs(10);
+const INTERVAL: Duration = Duration::from_secs(10);
 
 /// The factor by which the pause after a count of all grants is longer than the count: where they are many, it
 /// must not keep a connection busy.
@@ -32,11 +34,21 @@ pub fn watch(broker: &Arc<Broker>) {
 
 /// Looks until the broker drains.
 pub async fn run(broker: Arc<Broker>) {
-    let providers: Vec<_> = broker.providers.iter().map(|p| p.name.clone()).collect();
-    let mut grants = Vec::new();
-    let mut count_at = Instant::now();
-    loop {
-        if Instant::now() >= count_at {
+    let providers = broker.providers.iter().map(|p| p.name.clone()).collect();
+    let job = ReadBacklog { providers, grants: Vec::new(), count_at: Instant::now() };
+    job::repeat(&broker, job).await;
+}
+
+struct ReadBacklog {
+    providers: Vec<Name>,
+    /// The last count of all grants, and the time of the next one.
+    grants: Vec<(String, String, u64)>,
+    count_at: Instant,
+}
+
+impl Job for ReadBacklog {
+    async fn round(&mut self, broker: &Arc<Broker>) -> Next {
+        if Instant::now() >= self.count_at {
             let began = Instant::now();
             let counted = broker.database.count_grants().await;
             let wait = match &counted {
@@ -44,27 +56,24 @@ pub async fn run(broker: Arc<Broker>) {
                 Err(_) => Duration::ZERO,
                 Ok(_) => began.elapsed() * SHARE,
             };
-            count_at = Instant::now() + wait;
-            grants = counted.unwrap_or_else(|error| {
+            self.count_at = Instant::now() + wait;
+            self.grants = counted.unwrap_or_else(|error| {
                 tracing::debug!(%error, "cannot count the grants");
                 Vec::new()
             });
         }
-        let figures = broker.database.backlog(&providers).await.map_or_else(
+        let figures = broker.database.backlog(&self.providers).await.map_or_else(
             // Counts that may be wrong are not reported.
             |_| DatabaseFigures::default(),
             |backlog| DatabaseFigures {
                 open_intents: Some(backlog.open_intents),
                 revocations: Some(backlog.revocations),
                 oldest_revocation: Some(backlog.oldest_revocation),
-                grants: grants.clone(),
+                grants: self.grants.clone(),
             },
         );
         broker.metrics.set_database(figures);
-        tokio::select! {
-            () = tokio::time::sleep(PAUSE + broker.random.jitter(PAUSE / 2)) => {}
-            () = broker.tasks.draining().cancelled() => return,
-        }
+        Next::About(INTERVAL)
     }
 }
 

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::lanes::Lanes;
+use super::job::{self, Job, Next};
+use super::lanes;
 use crate::broker::Broker;
 use crate::domain::name::Name;
 use crate::storage::DueWork;
@@ -21,32 +22,24 @@ const RECORD_USE: Duration = Duration::from_secs(5);
 const AT_ONCE: usize = 100;
 
 /// Works until the broker drains.
-pub async fn run(broker: Arc<Broker>, mut due: watch::Receiver<DueWork>) {
-    let idle = tokio::spawn(keep_alive(Arc::clone(&broker)));
-    let mut lanes = Lanes::default();
-    let mut record = tokio::time::interval(RECORD_USE);
-    loop {
-        tokio::select! {
-            changed = due.changed() => {
-                if changed.is_err() {
-                    break;
-                }
-                for provider in due.borrow_and_update().refreshes.clone() {
-                    lanes.start(&provider, lane(Arc::clone(&broker), provider.clone()));
-                }
-            }
-            _ = record.tick() => {
-                if let Err(error) = broker.tokens.record_use(AT_ONCE).await
-                    && !error.is_connection_failure()
-                {
-                    tracing::warn!(%error, "cannot record which grants were used");
-                }
-            }
-            () = broker.tasks.draining().cancelled() => break,
+pub async fn run(broker: Arc<Broker>, due: watch::Receiver<DueWork>) {
+    let keeping = tokio::spawn(keep_alive(Arc::clone(&broker)));
+    let refreshing = lanes::run(&broker, due, |due| due.refreshes.clone(), lane);
+    tokio::join!(job::repeat(&broker, RecordUse), refreshing);
+    keeping.abort();
+}
+
+struct RecordUse;
+
+impl Job for RecordUse {
+    async fn round(&mut self, broker: &Arc<Broker>) -> Next {
+        if let Err(error) = broker.tokens.record_use(AT_ONCE).await
+            && !error.is_connection_failure()
+        {
+            tracing::warn!(%error, "cannot record which grants were used");
         }
+        Next::After(RECORD_USE)
     }
-    idle.abort();
-    lanes.ended().await;
 }
 
 /// Makes grants due for a look that would be looked at only after their next use, at providers that are now known to

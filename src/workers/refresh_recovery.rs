@@ -10,14 +10,15 @@ use futures::future::join_all;
 
 use tokio::time::Instant;
 
+use super::job::{self, Job, Next};
 use crate::broker::Broker;
 use crate::domain::id::Id;
 
 /// The interval at which it is looked; jitter of a half is added.
-const PAUSE: Duration = Duration::from_secs(1);
+const INTERVAL: Duration = Duration::from_secs(1);
 
 /// The time that a batch is waited for.
-const PATIENCE: Duration = Duration::from_secs(2);
+const BATCH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The number of refreshes that are recovered at a time.
 const BATCH: u64 = 32;
@@ -28,22 +29,24 @@ const PASS_OVER: Duration = Duration::from_secs(10);
 
 /// Works until the broker drains.
 pub async fn run(broker: Arc<Broker>) {
-    let mut passed_over: HashMap<Id, Instant> = HashMap::new();
-    loop {
-        passed_over.retain(|_, until| Instant::now() < *until);
-        if round(&broker, &mut passed_over).await {
-            continue;
-        }
-        tokio::select! {
-            () = tokio::time::sleep(PAUSE + broker.random.jitter(PAUSE / 2)) => {}
-            () = broker.tasks.draining().cancelled() => return,
-        }
+    job::repeat(&broker, Recovery::default()).await;
+}
+
+#[derive(Default)]
+struct Recovery {
+    passed_over: HashMap<Id, Instant>,
+}
+
+impl Job for Recovery {
+    async fn round(&mut self, broker: &Arc<Broker>) -> Next {
+        self.passed_over.retain(|_, until| Instant::now() < *until);
+        if recover(broker, &mut self.passed_over).await { Next::Now } else { Next::About(INTERVAL) }
     }
 }
 
 /// Recovers one batch. Returns `true` if there may be more to do at once.
-async fn round(broker: &Arc<Broker>, passed_over: &mut HashMap<Id, Instant>) -> bool {
-    if broker.tasks.draining().is_cancelled() || !broker.database.is_up() {
+async fn recover(broker: &Arc<Broker>, passed_over: &mut HashMap<Id, Instant>) -> bool {
+    if !broker.database.is_up() {
         return false;
     }
     let ids: Vec<_> = passed_over.keys().copied().collect();
@@ -72,7 +75,7 @@ async fn round(broker: &Arc<Broker>, passed_over: &mut HashMap<Id, Instant>) -> 
         });
         // The recovery continues; only the look at the next ones waits.
         Some(async move {
-            let ended = tokio::time::timeout(PATIENCE, task).await;
+            let ended = tokio::time::timeout(BATCH_TIMEOUT, task).await;
             (grant.id, !matches!(ended, Ok(Ok(false) | Err(_))))
         })
     });

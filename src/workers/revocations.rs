@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::future::join_all;
 use tokio::sync::watch;
 
-use super::lanes::Lanes;
+use super::lanes;
 use crate::broker::Broker;
 use crate::domain::name::Name;
 use crate::storage::DueWork;
@@ -15,18 +15,8 @@ use crate::storage::DueWork;
 const BATCH: u64 = 16;
 
 /// Works until the broker drains.
-pub async fn run(broker: Arc<Broker>, mut due: watch::Receiver<DueWork>) {
-    let mut lanes = Lanes::default();
-    loop {
-        tokio::select! {
-            changed = due.changed() => if changed.is_err() { break },
-            () = broker.tasks.draining().cancelled() => break,
-        }
-        for provider in due.borrow_and_update().revocations.clone() {
-            lanes.start(&provider, lane(Arc::clone(&broker), provider.clone()));
-        }
-    }
-    lanes.ended().await;
+pub async fn run(broker: Arc<Broker>, due: watch::Receiver<DueWork>) {
+    lanes::run(&broker, due, |due| due.revocations.clone(), lane).await;
 }
 
 /// Works on the entries of one provider that are due.

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::job::{self, Job, Next};
 use crate::broker::Broker;
 use crate::storage::Swept;
 
 /// The interval at which the sweep comes; jitter of a half is added.
-const PAUSE: Duration = Duration::from_secs(10);
+const INTERVAL: Duration = Duration::from_secs(10);
 
 /// The pause between rounds while something is left to sweep, so that others can use the database.
 const SHORT_PAUSE: Duration = Duration::from_millis(50);
@@ -17,20 +18,22 @@ const BATCH: u64 = 100;
 
 /// Works until the broker drains.
 pub async fn run(broker: Arc<Broker>) {
-    loop {
-        let pause = match broker.authorizations.sweep(BATCH).await {
-            Ok(Swept { is_done: false, .. }) => SHORT_PAUSE,
-            Ok(_) => PAUSE + broker.random.jitter(PAUSE / 2),
+    job::repeat(&broker, Sweep).await;
+}
+
+struct Sweep;
+
+impl Job for Sweep {
+    async fn round(&mut self, broker: &Arc<Broker>) -> Next {
+        match broker.authorizations.sweep(BATCH).await {
+            Ok(Swept { is_done: false, .. }) => Next::After(SHORT_PAUSE),
+            Ok(_) => Next::About(INTERVAL),
             Err(error) => {
                 if !error.is_connection_failure() {
                     tracing::warn!(%error, "the sweep failed");
                 }
-                PAUSE + broker.random.jitter(PAUSE / 2)
+                Next::About(INTERVAL)
             }
-        };
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = broker.tasks.draining().cancelled() => return,
         }
     }
 }

@@ -54,9 +54,9 @@ mod tests {
     fn few_wait_for_one_authorization_and_not_many_for_all() {
         let waiters = ExchangeWaiters::default();
         let id = |number| Id::from_bytes([number; 16]);
-        let of_one: Vec<_> = (0..10).filter_map(|_| waiters.enter(id(0))).collect();
+        let of_one: Vec<_> = (0..200).filter_map(|_| waiters.enter(id(0))).collect();
         assert_eq!(of_one.len(), EXCHANGE_WAITERS);
-        let of_others: Vec<_> = (1..100).filter_map(|number| waiters.enter(id(number))).collect();
+        let of_others: Vec<_> = (1..200).filter_map(|number| waiters.enter(id(number))).collect();
         assert_eq!(of_others.len(), ALL_EXCHANGE_WAITERS - EXCHANGE_WAITERS);
         drop((of_one, of_others));
         assert!(waiters.enter(id(0)).is_some() && waiters.lock().is_empty());

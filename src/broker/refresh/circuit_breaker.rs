@@ -28,12 +28,12 @@ const PROBE: Duration = Duration::from_secs(10);
 /// The time after which an unused open breaker is no longer reported as open.
 const FORGOTTEN: Duration = Duration::from_secs(30);
 
-/// The number of refreshes of one provider that are under way at once, so that a storm stays polite.
+/// The number of refreshes of one provider that are under way at once for one namespace, so that a storm stays polite.
 const AT_ONCE: usize = 32;
 
-/// The number of them that may be of one namespace: however many grants of one bot are to be refreshed, another bot's
-/// do not wait behind them.
-const OF_NAMESPACE: usize = AT_ONCE * 3 / 4;
+/// The same for all namespaces: however many grants of one bot are to be refreshed, another bot's do not wait behind
+/// them.
+const ALL_AT_ONCE: usize = 48;
 
 /// The number of them that may be background refreshes.
 const BACKGROUND: usize = AT_ONCE / 2;
@@ -102,7 +102,7 @@ impl Default for CircuitBreaker {
     fn default() -> Self {
         Self {
             state: Mutex::default(),
-            places: Arc::new(Semaphore::new(AT_ONCE)),
+            places: Arc::new(Semaphore::new(ALL_AT_ONCE)),
             shares: Mutex::default(),
             background: Arc::new(Semaphore::new(BACKGROUND)),
             recovery: Arc::new(Semaphore::new(RECOVERY)),
@@ -137,7 +137,7 @@ impl CircuitBreaker {
         if let Some(share) = shares.get(namespace) {
             return Arc::clone(share);
         }
-        let share = Arc::new(Semaphore::new(OF_NAMESPACE));
+        let share = Arc::new(Semaphore::new(AT_ONCE));
         shares.insert(namespace.clone(), Arc::clone(&share));
         share
     }
@@ -465,7 +465,7 @@ mod tests {
         let breaker = CircuitBreaker::default();
         let (greedy, modest) = (namespace("greedy"), namespace("modest"));
         let mut permits = Vec::new();
-        for _ in 0..OF_NAMESPACE {
+        for _ in 0..AT_ONCE {
             permits.push(breaker.admit(grant(1), &greedy, || START).await.expect("a permit"));
         }
         let waiting = (0..100).map(|_| breaker.admit(grant(1), &greedy, || START));

@@ -57,7 +57,7 @@ pub(super) struct SentRefresh<'a> {
 }
 
 impl SentRefresh<'_> {
-    /// The longest that a next sent may wait. While it is not known whether the provider has acted,
+    /// The longest that the next attempt may wait. While it is not known whether the provider has acted,
     /// that is within the time in which it would give the same answer again.
     fn longest_wait(&self, in_doubt: bool) -> Duration {
         let grace = self.server.refresh_grace;
@@ -210,7 +210,7 @@ impl RefreshService {
         Ok(held)
     }
 
-    /// Releases the lease after a failure, with the time until the next sent. Returns the caller's error.
+    /// Releases the lease after a failure, with the time until the next attempt. Returns the caller's error.
     async fn failed(
         &self,
         sent: &SentRefresh<'_>,

@@ -239,6 +239,16 @@ impl Validity {
     }
 }
 
+/// The time on this machine's clock.
+#[must_use]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a certificate is judged by its clients' clocks, not the database's"
+)]
+pub fn machine_time() -> SystemTime {
+    SystemTime::now()
+}
+
 fn at(seconds: i64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }

@@ -5,7 +5,7 @@ use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter};
 
 use super::{AUTHORIZATIONS, AWAITING, EXCHANGING, NewRevocations, PENDING, in_state, of_key};
 use crate::crypto::sealed::Place;
-use crate::domain::authorization::{Authorization, RETENTION, State};
+use crate::domain::authorization::{Authorization, REDIRECT_GRACE, RETENTION, State};
 use crate::domain::grant::GrantKey;
 use crate::domain::time::{Timestamp, millis};
 use crate::domain::token::DoomedToken;
@@ -137,14 +137,17 @@ impl StoreContext {
         Ok(Some((disposal.read)(&answer, exchanged_at)))
     }
 
-    /// Ends the links of authorizations that an error in a redirect ended.
+    /// Ends the links of authorizations that an error in a redirect ended, and the time for redirects after it.
     async fn close_refused(
         &self,
         write: &Write,
         which: impl IntoCondition,
     ) -> Result<(), StorageError> {
         authorizations::Entity::update_many()
-            .col_expr(authorizations::Column::LinkExpiresAt, self.now_expr())
+            .col_expr(
+                authorizations::Column::LinkExpiresAt,
+                self.now_expr().sub(millis(REDIRECT_GRACE)),
+            )
             .filter(self.refused())
             .filter(which.into_condition())
             .exec(&**write)

@@ -5,12 +5,13 @@ use std::time::Duration;
 use libtest_mimic::Trial;
 use token_broker_client::proto::{self, AuthorizationState, GrantState, Revocation};
 use token_broker_client::{Reason, Refusal};
+use tokio::net::TcpStream;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use super::child::Serving;
 use super::site::Site;
-use crate::harness::world::{self, authorize, get_token, key};
+use crate::harness::world::{self, api_key, authorize, get_token, key};
 use crate::harness::{Browser, trial};
 
 pub fn trials() -> Vec<Trial> {
@@ -20,6 +21,7 @@ pub fn trials() -> Vec<Trial> {
         trial("process::life::sigterm_lets_calls_under_way_end_and_exits_0", drained),
         trial("process::life::a_redirect_under_way_at_sigterm_is_stored", exchange_drained),
         trial("process::life::a_second_sigterm_ends_the_process_at_once", impatient),
+        trial("process::life::a_client_that_falls_silent_does_not_delay_the_end", silent_client),
         trial("process::life::sighup_does_not_end_it", hung_up),
         trial("process::life::health_and_readiness_follow_storage", healthy),
     ]
@@ -139,6 +141,35 @@ async fn hung_up() {
     serving.process.stderr.logged(refused).await;
     site.granted(&serving, "u1").await;
     assert_eq!(serving.terminate().await.code, Some(0));
+}
+
+/// A client whose machine has died says nothing, and must not delay the end.
+async fn silent_client() {
+    let site = Site::new().await;
+    let serving = site.serve().await;
+    let stream = TcpStream::connect(serving.grpc).await.expect("it listens");
+    let (requests, mut connection) = h2::client::handshake(stream).await.expect("HTTP/2");
+    let call = async {
+        let mut ready = requests.ready().await.expect("a connection");
+        let request =
+            http::Request::post("http://broker/tokenbroker.v1.TokenBrokerService/ListProviders")
+                .header("content-type", "application/grpc")
+                .header("te", "trailers")
+                .header("authorization", format!("Bearer {}", api_key("helper").expose()));
+        let request = request.body(()).expect("a request");
+        let (response, mut message) = ready.send_request(request, false).expect("a stream");
+        message.send_data(bytes::Bytes::from_static(&[0; 5]), true).expect("a window");
+        response.await.expect("a response").status()
+    };
+    tokio::select! {
+        status = call => assert_eq!(status, 200),
+        ended = &mut connection => panic!("{ended:?}"),
+    }
+    // From here on nothing drives the client's side of the connection.
+    let ended = serving.terminate().await;
+    assert_eq!(ended.code, Some(0));
+    assert!(!ended.stderr.contains("calls under way did not end in time"), "{}", ended.stderr);
+    drop(connection);
 }
 
 async fn drained() {

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use h2::client::SendRequest;
 use libtest_mimic::Trial;
+use token_broker::broker::CallLimits;
 use token_broker::listener::ListenerLimits;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -18,6 +19,9 @@ pub fn trials() -> Vec<Trial> {
         trial("strangers::grpc::connections_give_way_to_new_ones", many),
         trial("strangers::grpc::reflection_has_few_places", reflection),
         trial("strangers::grpc::health_has_few_places", health),
+        trial("strangers::grpc::a_stranger_that_reads_nothing_is_disconnected", unread),
+        trial("strangers::grpc::a_bot_that_reads_nothing_is_refused_more", unread_by_bot),
+        trial("strangers::grpc::one_bot_keeps_only_a_share_of_the_connections", connections),
     ]
 }
 
@@ -30,7 +34,75 @@ async fn connect(world: &World) -> SendRequest<Bytes> {
     requests
 }
 
-/// A call whose message is never complete.
+/// A connection on which the client accepts no bytes of responses.
+async fn connect_unread(world: &World) -> (SendRequest<Bytes>, tokio::task::JoinHandle<()>) {
+    let stream = TcpStream::connect(world.grpc_address).await.expect("it listens");
+    let mut client = h2::client::Builder::new();
+    client.initial_window_size(0).max_concurrent_reset_streams(0);
+    let (requests, connection) = client.handshake(stream).await.expect("HTTP/2");
+    let connected = tokio::spawn(async move { drop(connection.await) });
+    (requests, connected)
+}
+
+/// A whole message.
+fn message(message: &impl prost::Message) -> Vec<u8> {
+    let bytes = message.encode_to_vec();
+    let length = u32::try_from(bytes.len()).expect("a short message").to_be_bytes();
+    [&[0][..], &length, &bytes].concat()
+}
+
+async fn unread() {
+    let world = World::start().await;
+    let (mut requests, connected) = connect_unread(&world).await;
+    let path = "/grpc.health.v1.Health/Check";
+    let _call = begin(&mut requests, path, None, &message(&()), true).await;
+    // Ends when the server closes the connection.
+    connected.await.expect("the connection ends");
+}
+
+async fn unread_by_bot() {
+    let world = World::start().await;
+    world.granted("u1").await;
+    let (mut requests, _connected) = connect_unread(&world).await;
+    let (key, bytes) = (api_key("helper"), message(&get_token("u1")));
+    let places = CallLimits::default().max_concurrent_calls.get();
+    let mut calls = Vec::new();
+    for _ in 0..=places {
+        calls.push(call(&mut requests, key.expose(), &bytes).await);
+    }
+    let mut refused = Vec::new();
+    for call in calls {
+        let Open { response, _message } = call;
+        let response = response.await.expect("a response");
+        refused.extend(response.headers().get("grpc-status").cloned());
+    }
+    assert_eq!(refused, ["14"], "of one call, in its headers");
+}
+
+async fn connections() {
+    let world = World::start().await;
+    let limits = ListenerLimits::default().grpc;
+    let (key, bytes) = (api_key("helper"), message(&get_token("u1")));
+    let mut open_connections = Vec::new();
+    let excess = 10;
+    for _ in 0..limits.active_per_bot + limits.pending_per_peer + excess {
+        let stream = TcpStream::connect(world.grpc_address).await.expect("it listens");
+        let (mut requests, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
+        let connected = tokio::spawn(async move { drop(connection.await) });
+        let call = call(&mut requests, key.expose(), &bytes).await;
+        assert_eq!(status(call).await, "9", "no grant");
+        open_connections.push((requests, connected));
+    }
+    // Those beyond its share are pending, and give way to newer ones.
+    let beyond = &mut open_connections[limits.active_per_bot..][..excess];
+    for (_, connected) in beyond {
+        connected.await.expect("the connection ends");
+    }
+    let ended = open_connections.iter().filter(|(_, connected)| connected.is_finished()).count();
+    assert_eq!(ended, excess);
+}
+
+/// A call, whose message is open for as long as this lives.
 struct Open {
     response: h2::client::ResponseFuture,
     _message: h2::SendStream<Bytes>,
@@ -42,6 +114,21 @@ async fn open(
     key: Option<&str>,
     bytes: &[u8],
 ) -> Open {
+    begin(requests, path, key, bytes, false).await
+}
+
+/// A call whose message is complete.
+async fn call(requests: &mut SendRequest<Bytes>, key: &str, bytes: &[u8]) -> Open {
+    begin(requests, GET_TOKEN, Some(key), bytes, true).await
+}
+
+async fn begin(
+    requests: &mut SendRequest<Bytes>,
+    path: &str,
+    key: Option<&str>,
+    bytes: &[u8],
+    ends: bool,
+) -> Open {
     let mut request = http::Request::post(format!("http://broker{path}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers");
@@ -51,7 +138,7 @@ async fn open(
     let request = request.body(()).expect("a request");
     let mut ready = requests.clone().ready().await.expect("a connection");
     let (response, mut message) = ready.send_request(request, false).expect("a stream");
-    message.send_data(Bytes::copy_from_slice(bytes), false).expect("a window");
+    message.send_data(Bytes::copy_from_slice(bytes), ends).expect("a window");
     Open { response, _message: message }
 }
 

@@ -1,5 +1,7 @@
 //! What the holder of a link can do, who is not the user.
 
+use std::time::Duration;
+
 use libtest_mimic::Trial;
 use token_broker_client::proto::{self, AuthorizationState};
 
@@ -9,6 +11,8 @@ use crate::harness::{Browser, World, trial};
 pub fn trials() -> Vec<Trial> {
     vec![
         trial("strangers::links::a_forged_error_does_not_end_an_authorization", forged_error),
+        trial("strangers::links::a_forged_error_after_the_link_does_not_end_it", late_error),
+        trial("strangers::links::many_attempts_do_not_keep_the_user_from_refusing", user_refuses),
         trial(
             "strangers::links::an_error_during_an_exchange_is_without_effect",
             error_when_awaiting,
@@ -29,12 +33,22 @@ async fn state_of(world: &World, started: &proto::AuthorizeResponse) -> Authoriz
 /// Opens the link in another browser, and sends it back with an error that no provider wrote.
 async fn forge_error(world: &World, started: &proto::AuthorizeResponse, error: &str) -> u16 {
     let mut attacker = Browser::new();
+    let back = forged(world, started, &mut attacker, error).await;
+    attacker.get(&back).await.status
+}
+
+/// Opens the link in a browser. Returns a redirect to it with an error that no provider wrote.
+async fn forged(
+    world: &World,
+    started: &proto::AuthorizeResponse,
+    attacker: &mut Browser,
+    error: &str,
+) -> String {
     let departure = attacker.get(&started.authorization_url).await.location().expect("a redirect");
     let state = departure.query_pairs().find(|(name, _)| name == "state").expect("a state").1;
     let back = format!("{}/oauth2/callback/acme?state={state}&error={error}", world.http_url);
     let iss = world.broker.providers.get("acme").expect("a provider").issuer.clone();
-    let back = format!("{back}&iss={}", iss.expect("an issuer"));
-    attacker.get(&back).await.status
+    format!("{back}&iss={}", iss.expect("an issuer"))
 }
 
 async fn forged_error() {
@@ -58,6 +72,35 @@ async fn forged_error() {
         let page = Browser::new().allow(&started.authorization_url).await;
         assert_eq!(page.heading(), "One more step", "{error}");
     }
+}
+
+/// Also when the link has ended and only a redirect that is on its way may still come.
+async fn late_error() {
+    let world = World::start().await;
+    let started = world.client().authorize(authorize("u1")).await.expect("a link").into_inner();
+    let mut user = Browser::new();
+    let consent = user.open(&started.authorization_url).await;
+    let mut attacker = Browser::new();
+    let forged = forged(&world, &started, &mut attacker, "access_denied").await;
+    world.advance(Duration::from_secs(11 * 60));
+    attacker.get(&forged).await;
+    let redirect = user.decide(&consent, "allow").await;
+    assert_eq!(user.get(redirect.as_str()).await.heading(), "One more step");
+}
+
+/// However many attempts of strangers are recorded, the user can refuse.
+async fn user_refuses() {
+    let world = World::start().await;
+    let started = world.client().authorize(authorize("u1")).await.expect("a link").into_inner();
+    for _ in 0..33 {
+        let mut stranger = Browser::new();
+        let forged = forged(&world, &started, &mut stranger, "x").await;
+        Browser::new().get(&forged).await;
+    }
+    let mut user = Browser::new();
+    let redirect = user.redirect_of(&started.authorization_url, "deny").await;
+    user.get(redirect.as_str()).await;
+    assert_eq!(state_of(&world, &started).await, AuthorizationState::Denied);
 }
 
 async fn error_when_awaiting() {
