@@ -70,11 +70,12 @@ async fn unread_by_bot() {
     for _ in 0..=places {
         calls.push(call(&mut requests, key.expose(), &bytes).await);
     }
-    let mut refused = Vec::new();
-    for call in calls {
-        let Open { response, _message } = call;
+    let (mut refused, mut unread) = (Vec::new(), Vec::new());
+    for Open { response, _message } in calls {
         let response = response.await.expect("a response");
         refused.extend(response.headers().get("grpc-status").cloned());
+        // Dropped, it would be given up.
+        unread.push(response);
     }
     assert_eq!(refused, ["14"], "of one call, in its headers");
 }

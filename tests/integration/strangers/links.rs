@@ -78,11 +78,12 @@ async fn forged_error() {
 async fn late_error() {
     let world = World::start().await;
     let started = world.client().authorize(authorize("u1")).await.expect("a link").into_inner();
+    world.advance(Duration::from_secs(9 * 60 + 30));
     let mut user = Browser::new();
     let consent = user.open(&started.authorization_url).await;
     let mut attacker = Browser::new();
     let forged = forged(&world, &started, &mut attacker, "access_denied").await;
-    world.advance(Duration::from_secs(11 * 60));
+    world.advance(Duration::from_secs(60));
     attacker.get(&forged).await;
     let redirect = user.decide(&consent, "allow").await;
     assert_eq!(user.get(redirect.as_str()).await.heading(), "One more step");
