@@ -9,17 +9,17 @@ const WRITABLE_BY_GROUP: u32 = 0o020;
 /// In a folder with this bit, only its owner replaces a file.
 const STICKY: u32 = 0o1000;
 
-/// What a file holds.
+/// The content of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Content {
-    /// A secret, which nobody else may read.
+    /// A secret, which only the owner may read.
     Secret,
     /// A certificate, or a configuration without a secret.
     Public,
 }
 
 impl Content {
-    /// The command after which only the owner can do what nobody else may.
+    /// The command that takes the access of others away.
     pub(crate) const fn remedy(self) -> &'static str {
         match self {
             Self::Secret => "chmod 600",
@@ -28,7 +28,7 @@ impl Content {
     }
 }
 
-/// What others than the owner can do with a file.
+/// The access of others than the owner to a file.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Access {
     /// Every user of the machine can write it.

@@ -9,9 +9,9 @@
 //! runtime                    listeners, workers, health, the way to a clean end
 //! grpc        http           the two edges: parse, call the broker, render
 //!     listener               accepts their connections, and bounds them
-//! workers                    beside the edges: refresh ahead, what was left open, the outbox, the sweep,
-//!                            the watch over storage
-//!     broker                 the use cases, one file each
+//! workers                    jobs: proactive refresh, refresh recovery, the outbox, the sweep, invalidations,
+//!                            the health of the database
+//!     broker                 the services, one use case a file
 //! provider  storage  crypto  what the broker needs from outside
 //!     domain                 plain types and state machines
 //! ```

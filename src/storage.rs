@@ -4,14 +4,14 @@
 //! Tokens are sealed and opened here and nowhere else.
 
 mod authorizations;
-mod changes;
+mod backlog;
 mod clock;
 mod connect;
 mod connection;
 mod entity;
 mod error;
-mod figures;
 mod grants;
+mod invalidations;
 mod keys;
 mod migrate;
 mod outage;
@@ -34,15 +34,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub use authorizations::{
     Answered, Arrival, Awaiting, Begun, NewAuthorization, StoredAuthorization, Swept,
 };
-pub use changes::{Change, Changes};
+pub use backlog::Backlog;
 pub use clock::Clock;
 pub use connect::{MissingFile, Settings};
 pub use error::{ErrorKind, StorageError};
-pub use figures::Backlog;
 pub use grants::{
     CLOCK_TOLERANCE, Committed, DueWork, LEASE, Lease, ListFilter, ListPosition, OpenIntents,
     Revoked, StoredGrant, SubjectFilter, Takeover,
 };
+pub use invalidations::{Change, InvalidationListener};
 pub use keys::{Forgotten, KeyReport};
 pub use migrate::MigrationStatus;
 pub use revocations::{Disposal, Revocation};
@@ -66,7 +66,7 @@ pub struct Storage {
     _serving: Option<std::fs::File>,
 }
 
-/// What all stores share.
+/// The parts that all stores share.
 pub struct StoreContext {
     db: Database,
     /// Connections that calls cannot exhaust: for heartbeats, and for what providers have answered.
@@ -143,7 +143,7 @@ stores! {
     RevocationOutbox of revocations;
     /// The processes that share the database.
     ReplicaRegistry of replicas;
-    /// The encryption keys with which rows are sealed.
+    /// The encryption keys that rows are sealed with.
     KeyRegistry of keys;
     /// Cache invalidations between replicas.
     Invalidations of invalidations;

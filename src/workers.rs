@@ -1,5 +1,5 @@
-//! Work beside the calls: refreshes ahead of time, the recovery of refreshes whose outcome is unknown, the
-//! outbox, the sweep, and the watch over storage.
+//! Jobs beside the calls: proactive refresh, the recovery of refreshes whose outcome is unknown, the outbox, the sweep,
+//! invalidations of other replicas, and the health of the database.
 
 pub mod backlog;
 pub mod database_health;

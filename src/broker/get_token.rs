@@ -11,7 +11,7 @@ use crate::domain::grant::{Grant, GrantKey, GrantState, KeyHash};
 use crate::domain::id::Id;
 use crate::domain::scope::Scopes;
 use crate::domain::token::AccessToken;
-use crate::storage::{Changes, GrantStore, StorageError, StoredGrant};
+use crate::storage::{GrantStore, InvalidationListener, StorageError, StoredGrant};
 
 /// The time that a caller waits for a new token whose old one lives.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -189,7 +189,7 @@ impl TokenService {
     /// # Errors
     ///
     /// [`StorageError`].
-    pub async fn listen(&self) -> Result<Option<Changes>, StorageError> {
+    pub async fn listen(&self) -> Result<Option<InvalidationListener>, StorageError> {
         self.invalidations.listen().await
     }
 

@@ -286,7 +286,7 @@ impl DemoProvider {
         self.inner.faults.wait_for_token_calls(n).await;
     }
 
-    /// Changes the state, and has the change on disk before it returns.
+    /// InvalidationListener the state, and has the change on disk before it returns.
     #[expect(
         clippy::disallowed_methods,
         reason = "syncing a file blocks, and the demo's broker runs on the same threads"

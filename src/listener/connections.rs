@@ -108,7 +108,7 @@ struct Sending {
 #[derive(Debug)]
 pub struct RunningCall(Arc<AtomicUsize>);
 
-/// A response that its peer is to read. Dropping it says that the peer has, or that it is given up.
+/// A response that its peer has yet to read. Dropping it says that the peer has read it, or that it is given up.
 #[derive(Debug)]
 pub struct UnreadResponse(Arc<Place>);
 

@@ -113,7 +113,7 @@ impl PeerInfo {
         self.0.run()
     }
 
-    /// Takes note that a response is to be read by the peer.
+    /// Takes note that the peer has yet to read a response.
     #[must_use]
     pub fn send(&self) -> UnreadResponse {
         self.0.send()

@@ -59,7 +59,7 @@ pub type MaybeTls = Either<TcpStream, TlsStream<TcpStream>>;
 
 impl Tls {
     /// Reads the files that `section` of the configuration names. An expired certificate is used: its clients report
-    /// it, and the other listeners go on.
+    /// it, and the other listeners keep working.
     ///
     /// # Errors
     ///
@@ -182,7 +182,7 @@ impl Failures {
         Self { start: Instant::now(), next: AtomicU64::new(0), unlogged: AtomicU64::new(0) }
     }
 
-    /// Returns the number of earlier ones that were not logged if this one is to be logged.
+    /// Returns the number of failures that were not logged since the last log line, if this one is due for one.
     fn count(&self) -> Option<u64> {
         let now = self.start.elapsed().as_secs();
         let next = self.next.load(Ordering::Relaxed);

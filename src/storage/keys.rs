@@ -59,7 +59,7 @@ pub struct Forgotten {
 }
 
 impl KeyRegistry {
-    /// Compares the keyring with the keys that have sealed rows. Changes nothing.
+    /// Compares the keyring with the keys that have sealed rows. InvalidationListener nothing.
     ///
     /// # Errors
     ///

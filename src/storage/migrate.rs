@@ -180,7 +180,7 @@ impl Storage {
 }
 
 impl StoreContext {
-    /// Reads which migrations the database has. Changes nothing.
+    /// Reads which migrations the database has. InvalidationListener nothing.
     ///
     /// # Errors
     ///

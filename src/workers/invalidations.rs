@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::broker::Broker;
-use crate::storage::{Change, Changes};
+use crate::storage::{Change, InvalidationListener};
 
 /// The pause after a failure to listen.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -47,7 +47,7 @@ enum Ended {
 /// Listens until the connection is lost. `is_logged` is set once a failure to connect has been logged.
 async fn listen(broker: &Broker, is_logged: &mut bool) -> Ended {
     let answered = broker.database.is_up();
-    let mut changes: Changes = match broker.tokens.listen().await {
+    let mut changes: InvalidationListener = match broker.tokens.listen().await {
         Ok(Some(changes)) => changes,
         Ok(None) => return Ended::ThereIsNothing,
         Err(error) => {

@@ -32,7 +32,7 @@ async fn world(max_age: Duration, outage_max_age: Duration) -> World {
     .await
 }
 
-/// Changes the database behind the broker's back.
+/// InvalidationListener the database behind the broker's back.
 async fn tamper(world: &World, sql: &str) {
     let file = world.folder.path().join("token-broker.db");
     let database = Database::connect(format!("sqlite://{}", file.display())).await;

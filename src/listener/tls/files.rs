@@ -62,7 +62,7 @@ pub(super) struct Contents<'a> {
     client_ca: Option<Zeroizing<Vec<u8>>>,
 }
 
-/// What the files make.
+/// The result of reading the files.
 pub(super) struct Loaded {
     pub(super) digest: [u8; 32],
     pub(super) config: ServerConfig,
@@ -228,7 +228,7 @@ impl Validity {
         (now < self.not_before).then(reason)
     }
 
-    /// What to report at `now`: the certificate cannot be used, or expires within two weeks.
+    /// The warning at `now`: the certificate cannot be used, or expires within two weeks.
     #[must_use]
     pub fn warning(self, now: SystemTime) -> Option<String> {
         let expires_soon = || {

@@ -15,7 +15,7 @@ use crate::domain::grant::{GrantKey, KeyHash};
 const CHANNEL: &str = "token_broker_changes";
 
 /// The notices of other replicas, and of this one. They are lost across a reconnect.
-pub struct Changes(PgListener);
+pub struct InvalidationListener(PgListener);
 
 /// A message of the channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl Invalidations {
     /// # Errors
     ///
     /// [`StorageError`] where the server cannot be reached.
-    pub async fn listen(&self) -> Result<Option<Changes>, StorageError> {
+    pub async fn listen(&self) -> Result<Option<InvalidationListener>, StorageError> {
         let Some(server) = &self.server else { return Ok(None) };
         let pool = PgPoolOptions::new()
             .max_connections(1)
@@ -40,7 +40,7 @@ impl Invalidations {
             .connect_lazy_with(server.for_listening());
         let mut listener = PgListener::connect_with(&pool).await.map_err(from_driver)?;
         listener.listen(CHANNEL).await.map_err(from_driver)?;
-        Ok(Some(Changes(listener)))
+        Ok(Some(InvalidationListener(listener)))
     }
 
     /// Sends an empty notification, which no replica acts on, to see whether notifications work.
@@ -59,7 +59,7 @@ impl Invalidations {
     }
 }
 
-impl Changes {
+impl InvalidationListener {
     /// Waits for the next one.
     ///
     /// # Errors
@@ -79,9 +79,9 @@ impl Changes {
     }
 }
 
-impl std::fmt::Debug for Changes {
+impl std::fmt::Debug for InvalidationListener {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Changes")
+        f.write_str("InvalidationListener")
     }
 }
 
