@@ -9,7 +9,7 @@ use crate::domain::provider::Provider;
 use crate::domain::scope::Scopes;
 use crate::domain::time::Timestamp;
 use crate::provider::response::{Context, Request};
-use crate::provider::{Directory, ProviderError};
+use crate::provider::{Directory, ProviderError, TokenAnswer};
 
 /// Sends a made-up refresh token. A provider that accepts the client refuses only the token (`invalid_grant`), and one
 /// that does not, the client (`invalid_client`; RFC 6749 section 5.2).
@@ -24,8 +24,15 @@ pub(super) async fn client(directory: &Directory, provider: &Provider) -> anyhow
     // Any time will do: nothing is stored.
     let answer = directory.http().refresh(&server, &token, Arc::new(|| true), context).await;
     let keys = format!("providers.{}.client_id, client_secret and client_auth", provider.name);
+    let endpoint = format!("providers.{}.token_endpoint", provider.name);
     match answer {
-        Ok(_) => anyhow::bail!("a made-up refresh token was accepted; check the token endpoint"),
+        Ok(TokenAnswer { tokens: Ok(_), .. }) => anyhow::bail!(
+            "a made-up refresh token was accepted; correct {endpoint}, for no authorization server does that"
+        ),
+        Ok(TokenAnswer { tokens: Err(unusable), .. }) => anyhow::bail!(
+            "the answer to a made-up refresh token is no token response ({}); correct {endpoint}",
+            unusable.reason
+        ),
         Err(ProviderError::DeadGrant { error, .. }) if error.is_misconfiguration() => {
             anyhow::bail!(
                 "refused: {error}; allow this client refresh tokens at the provider, or correct {keys}"
