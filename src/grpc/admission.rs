@@ -18,6 +18,7 @@ use super::call::Method;
 use super::caller::BotCaller;
 use super::error::CallError;
 use super::service::{Admitted, Service, refused};
+use super::status::reason_of;
 use crate::broker::BrokerError;
 use crate::domain::name::Name;
 use crate::listener::{PeerInfo, RunningCall};
@@ -87,7 +88,7 @@ where
             return Poll::Ready(Ok(status.into_http()));
         };
         let unread = this.handover.peer.as_ref().map(PeerInfo::send);
-        let response = response.map(|body| Body::new(PlacedBody::new(body, (place, unread))));
+        let response = response.map(|body| Body::new(PlacedBody::new(body, unread, place)));
         Poll::Ready(Ok(response))
     }
 }
@@ -127,7 +128,16 @@ where
                 peer.authenticated(bot);
             }
         };
-        match self.service.admit(method, request.headers(), authenticated) {
+        let admitted = self.service.admit(method, request.headers(), authenticated);
+        let admitted = match admitted {
+            Ok((admitted, _)) if peer.as_ref().is_some_and(PeerInfo::is_stalled) => {
+                let error = CallError::Broker(BrokerError::Overloaded);
+                admitted.caller().count(method, Some(reason_of(&error)));
+                Err(refused(error))
+            }
+            admitted => admitted,
+        };
+        match admitted {
             Ok((admitted, reading)) => {
                 let caller = admitted.caller();
                 let admitted = Arc::new(Mutex::new(Some((admitted, reading))));

@@ -10,6 +10,8 @@ use tokio::time::Sleep;
 use tonic::Status;
 use tonic::body::Body;
 
+use crate::listener::UnreadResponse;
+
 /// A request's body that must end in time.
 #[derive(Debug)]
 pub(super) struct TimedBody {
@@ -52,16 +54,22 @@ impl http_body::Body for TimedBody {
     }
 }
 
+/// The largest part of a response, in bytes, so that a peer that reads slowly shows progress.
+const PART: usize = 16 * 1024;
+
 /// A response's body that holds places until it ends.
 #[derive(Debug)]
 pub(super) struct PlacedBody<P> {
     inner: Body,
+    /// The rest of a large part.
+    rest: Bytes,
+    unread: Option<UnreadResponse>,
     _places: P,
 }
 
 impl<P> PlacedBody<P> {
-    pub(super) fn new(inner: Body, places: P) -> Self {
-        Self { inner, _places: places }
+    pub(super) fn new(inner: Body, unread: Option<UnreadResponse>, places: P) -> Self {
+        Self { inner, rest: Bytes::new(), unread, _places: places }
     }
 }
 
@@ -73,14 +81,33 @@ impl<P: Unpin> http_body::Body for PlacedBody<P> {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.inner).poll_frame(context)
+        if let Some(unread) = &self.unread {
+            unread.progress();
+        }
+        if self.rest.is_empty() {
+            let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
+            let Some(Ok(frame)) = frame else { return Poll::Ready(frame) };
+            match frame.into_data() {
+                Ok(data) => self.rest = data,
+                Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+            }
+        }
+        let length = self.rest.len().min(PART);
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(length)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.rest.is_empty() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        let inner = self.inner.size_hint();
+        let rest = self.rest.len() as u64;
+        let mut hint = SizeHint::new();
+        hint.set_lower(inner.lower() + rest);
+        if let Some(upper) = inner.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint
     }
 }

@@ -71,8 +71,8 @@ where
         async move {
             let response = response.await?;
             let unread = peer.map(|peer| peer.send());
-            let places = (place, of_connection, unread);
-            Ok(response.map(|body| Body::new(PlacedBody::new(body, places))))
+            let places = (place, of_connection);
+            Ok(response.map(|body| Body::new(PlacedBody::new(body, unread, places))))
         }
         .boxed()
     }

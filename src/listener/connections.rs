@@ -14,6 +14,9 @@ use crate::domain::name::Name;
 /// The interval at which the log says that connections are closed because of the limits.
 const LOGGED_EVERY: Duration = Duration::from_secs(60);
 
+/// The time after which a peer that reads nothing is given no further responses.
+const STALLED: Duration = Duration::from_secs(1);
+
 /// The number of connections that may be open beyond a limit, because others that were ended in their favour are not yet closed.
 pub(super) const OVERLAP: usize = 64;
 
@@ -90,17 +93,22 @@ pub struct Place {
     /// In [`Open::pending`] or [`Open::active`].
     number: Mutex<u64>,
     is_pending: AtomicBool,
+    /// A valid credential was shown.
+    has_credential: AtomicBool,
     end: End,
     /// The calls under way. At the end, a connection without one is closed.
     running: Arc<AtomicUsize>,
     sending: Mutex<Sending>,
+    /// When the system began to take no bytes for the peer.
+    blocked_since: Mutex<Option<Instant>>,
+    is_blocked: AtomicBool,
 }
 
 /// The responses that the peer has yet to read.
 #[derive(Debug, Default)]
 struct Sending {
     count: usize,
-    /// When the first of them began, or one of them ended last.
+    /// When the first of them began, or the peer last had room for a part of one.
     since: Option<Instant>,
 }
 
@@ -175,9 +183,12 @@ impl Connections {
             peer,
             number: Mutex::new(number),
             is_pending: AtomicBool::new(true),
+            has_credential: AtomicBool::new(false),
             end,
             running: Arc::default(),
             sending: Mutex::default(),
+            blocked_since: Mutex::default(),
+            is_blocked: AtomicBool::new(false),
         }
     }
 
@@ -245,6 +256,7 @@ impl Place {
         }
         let mut open = self.connections.open();
         if let Some(bot) = bot {
+            self.has_credential.store(true, Ordering::Relaxed);
             let count = open.active_by_bot.get(bot).copied().unwrap_or_default();
             if count >= self.connections.limits.active_per_bot {
                 return;
@@ -279,6 +291,31 @@ impl Place {
         self.end.is_ended.load(Ordering::Relaxed)
     }
 
+    /// Returns `true` if a valid credential was shown, also if the connection stays pending.
+    pub(super) fn has_credential(&self) -> bool {
+        self.has_credential.load(Ordering::Relaxed)
+    }
+
+    /// Takes note that the system took bytes for the peer, or that it took none.
+    pub(super) fn wrote(&self, is_blocked: bool) {
+        // The usual case, without the lock.
+        if self.is_blocked.load(Ordering::Relaxed) == is_blocked {
+            return;
+        }
+        self.is_blocked.store(is_blocked, Ordering::Relaxed);
+        *self.blocked_since() = is_blocked.then(Instant::now);
+    }
+
+    /// Returns `true` if the peer has not read what was sent to it for a while. More responses would stay in memory.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.is_blocked.load(Ordering::Relaxed)
+            && self.blocked_since().is_some_and(|since| since.elapsed() >= STALLED)
+    }
+
+    fn blocked_since(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.blocked_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes note that a call is under way.
     pub(super) fn run(&self) -> RunningCall {
         self.running.fetch_add(1, Ordering::Relaxed);
@@ -311,6 +348,16 @@ impl Place {
 impl Drop for RunningCall {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl UnreadResponse {
+    /// Takes note that the peer had room for a part of the response.
+    pub fn progress(&self) {
+        let mut sending = self.0.sending();
+        if let Some(since) = &mut sending.since {
+            *since = Instant::now();
+        }
     }
 }
 

@@ -66,7 +66,8 @@ impl<T> Guarded<T> {
         let is_over = self.place.is_ended()
             || is_pending
                 && (self.ended.as_mut().poll(context).is_ready()
-                    || self.timeout.as_mut().poll(context).is_ready());
+                    || !self.place.has_credential()
+                        && self.timeout.as_mut().poll(context).is_ready());
         if is_over || self.is_unread(context, is_pending) {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
@@ -105,6 +106,12 @@ impl PeerInfo {
     /// Keeps the connection: the peer has shown the valid credential of a bot.
     pub fn authenticated(&self, bot: &Name) {
         self.0.set_active(Some(bot));
+    }
+
+    /// Returns `true` if the peer has not read what was sent to it for a second.
+    #[must_use]
+    pub fn is_stalled(&self) -> bool {
+        self.0.is_stalled()
     }
 
     /// Takes note that a call is under way.
@@ -146,7 +153,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.check(context)?;
-        Pin::new(&mut self.inner).poll_write(context, bytes)
+        let written = Pin::new(&mut self.inner).poll_write(context, bytes);
+        self.place.wrote(written.is_pending());
+        written
     }
 
     fn poll_write_vectored(
@@ -155,7 +164,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.check(context)?;
-        Pin::new(&mut self.inner).poll_write_vectored(context, buffers)
+        let written = Pin::new(&mut self.inner).poll_write_vectored(context, buffers);
+        self.place.wrote(written.is_pending());
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
