@@ -2,7 +2,7 @@
 
 use url::Url;
 
-use super::access::{admit, disposal};
+use super::access::{admit, check_scopes, disposal};
 use super::{AuthorizationService, BrokerError};
 use crate::domain::authorization::{Authorization, Flow, Options};
 use crate::domain::bot::Bot;
@@ -118,10 +118,7 @@ impl AuthorizationService {
         }
         let asked =
             if request.scopes.is_empty() { &provider.default_scopes } else { &request.scopes };
-        let beyond = bot.scopes_beyond(provider.name.as_str(), asked);
-        if !beyond.is_empty() {
-            return Err(BrokerError::ScopeNotAllowed { scopes: beyond });
-        }
+        check_scopes(bot, &request.key, asked)?;
         // With unusable metadata the link would end at an error page.
         self.providers.check_metadata(provider).await.map_err(|_wrong| {
             let error = OAuthError::new(INVALID_RESPONSE);

@@ -256,7 +256,7 @@ impl Broker {
     }
 }
 
-/// None of the services shows its parts, some of which are secrets.
+/// `Debug` of a service shows none of its parts, because some are secrets.
 macro_rules! opaque {
     ($($service:ident),*) => {
         $(impl std::fmt::Debug for $service {

@@ -124,8 +124,8 @@ fn encoded(section: &Section<'_>, key: &'static str, text: &str) -> Result<(), R
     }
     Err(section.problem(
         key,
-        "must have at most one @, before the host, and no #; percent-encode what a user name, password or parameter \
-         has besides letters and digits (@ is %40, # is %23, / is %2F, ? is %3F, : is %3A, % is %25)",
+        "must have at most one @, before the host, and no #; percent-encode all but letters and digits in a user name, \
+         password or parameter (@ is %40, # is %23, / is %2F, ? is %3F, : is %3A, % is %25)",
     ))
 }
 

@@ -1,4 +1,4 @@
-//! Values that stand in an example, or in somebody's first attempt, for a secret to be filled in.
+//! Values that stand for a secret in an example or in a first attempt.
 
 use crate::domain::bot::ApiKey;
 

@@ -56,7 +56,7 @@ impl Handover {
 }
 
 pin_project! {
-    /// A call whose response is to be sent.
+    /// A call that has yet to be answered.
     #[derive(Debug)]
     pub(super) struct Answering<F> {
         #[pin]

@@ -57,8 +57,7 @@ impl http_body::Body for TimedBody {
 /// The largest part of a response, in bytes, so that a peer that reads slowly shows progress.
 const PART: usize = 16 * 1024;
 
-/// A response's body that holds places until it ends.
-#[derive(Debug)]
+/// A response's body that holds places until it ends. It has no `Debug`, which would show tokens.
 pub(super) struct PlacedBody<P> {
     inner: Body,
     /// The rest of a large part.

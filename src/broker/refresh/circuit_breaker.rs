@@ -31,8 +31,7 @@ const FORGOTTEN: Duration = Duration::from_secs(30);
 /// The number of refreshes of one provider that are under way at once for one namespace, so that a storm stays polite.
 const AT_ONCE: usize = 32;
 
-/// The same for all namespaces: however many grants of one bot are to be refreshed, another bot's do not wait behind
-/// them.
+/// The same for all namespaces: another bot's grants do not wait behind those of one bot, however many it has.
 const ALL_AT_ONCE: usize = 48;
 
 /// The number of them that may be background refreshes.
@@ -47,7 +46,7 @@ const RECOVERY: usize = AT_ONCE / 4;
 pub(in super::super) struct CircuitBreaker {
     state: Mutex<State>,
     places: Arc<Semaphore>,
-    /// By namespace. There are as many as are configured.
+    /// By namespace of the grants.
     shares: Mutex<HashMap<Name, Arc<Semaphore>>>,
     background: Arc<Semaphore>,
     recovery: Arc<Semaphore>,

@@ -69,7 +69,7 @@ impl RefreshService {
         callable.map(|(name, _)| name.clone()).collect()
     }
 
-    /// Finds the providers at which grants are to be refreshed ahead of time or tokens to be revoked.
+    /// Finds the providers that have grants to refresh ahead of time, or tokens to revoke.
     ///
     /// # Errors
     ///

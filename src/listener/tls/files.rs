@@ -162,7 +162,7 @@ impl Contents<'_> {
                     wrong(self.section, KEY, &self.files.key, reason)
                 }
                 error => self.certificate_error(format!(
-                    "cannot be used with its key: {error}; issue both anew"
+                    "cannot be used with its key: {error}; issue both again"
                 )),
             })?;
         config.alpn_protocols = vec![match protocol {
@@ -202,7 +202,7 @@ impl Validity {
         let mut all = Self { not_before: SystemTime::UNIX_EPOCH, not_after: at(MOST) };
         for certificate in chain {
             let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
-                .map_err(|error| format!("is no X.509 certificate: {error}; issue it anew"))?;
+                .map_err(|error| format!("is no X.509 certificate: {error}; issue it again"))?;
             let validity = parsed.validity();
             all.not_before = all.not_before.max(at(validity.not_before.timestamp()));
             all.not_after = all.not_after.min(at(validity.not_after.timestamp()));
