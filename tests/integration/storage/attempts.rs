@@ -29,7 +29,6 @@ pub fn trials<B: Backend>() -> Vec<Trial> {
 async fn guess(store: &Store, subject: &str, id: Option<Id>) -> Vec<Awaiting> {
     let subject = Subject::parse(subject).expect("a subject");
     store
-        .storage
         .authorizations()
         .count_attempt(&name("helper"), &subject, id, &[name("acme")])
         .await
@@ -51,7 +50,7 @@ async fn redirect<B: Backend>() {
     assert_eq!(used.into_iter().filter(|arrival| *arrival == Arrival::First).count(), 1);
     // Another start of the link, and another authorization, have a redirect of their own.
     let arrival = async |id, salt: &[u8]| {
-        store.storage.authorizations().use_attempt(id, salt).await.expect("storage")
+        store.authorizations().use_attempt(id, salt).await.expect("storage")
     };
     assert_eq!(arrival(id, b"other").await, Arrival::First);
     let other = store.begin(&key("u1")).await.id;
@@ -118,11 +117,10 @@ async fn too_many<B: Backend>() {
     assert_eq!(left(&last), [0]);
     for _ in 0..2 {
         let failure = Failure::too_many_wrong_codes();
-        let ended =
-            store.storage.authorizations().fail_confirmation(&last[0], failure, &disposal()).await;
+        let ended = store.authorizations().fail_confirmation(&last[0], failure, &disposal()).await;
         ended.expect("storage");
     }
-    let seen = store.storage.authorizations().find_authorization(None, id).await.expect("storage");
+    let seen = store.authorizations().find_authorization(None, id).await.expect("storage");
     let state = seen.expect("an authorization").state();
     assert_eq!(state, State::Failed(Failure::too_many_wrong_codes()));
     // Once each, though it was ended twice.
@@ -137,7 +135,6 @@ async fn given_back<B: Backend>() {
     let other = store.awaiting(&key_at("helper", "acme", "u1", "work"), "2").await;
     assert_eq!(left(&guess(&store, "u1", None).await), [4, 4]);
     let stored = store
-        .storage
         .authorizations()
         .authorize(&first, &tokens("1", store.now()), &identity(), &[other.id])
         .await;
@@ -155,7 +152,6 @@ async fn one_confirmation<B: Backend>() {
         async move {
             let tokens = tokens("1", store.now());
             store
-                .storage
                 .authorizations()
                 .authorize(&authorization, &tokens, &identity(), &[])
                 .await
@@ -165,12 +161,8 @@ async fn one_confirmation<B: Backend>() {
     .await;
     assert_eq!(stored.into_iter().flatten().count(), 1);
     assert_eq!(store.held(&key("u1")).await.grant.version.generation, 1);
-    let seen = store
-        .storage
-        .authorizations()
-        .find_authorization(None, authorization.id)
-        .await
-        .expect("storage");
+    let seen =
+        store.authorizations().find_authorization(None, authorization.id).await.expect("storage");
     let seen = seen.expect("an authorization");
     // The hash stays, so that the right code may be repeated.
     assert_eq!((seen.state(), seen.code_hash.as_deref()), (State::Authorized, Some(CODE_HASH)));

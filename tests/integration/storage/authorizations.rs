@@ -32,7 +32,7 @@ pub fn trials<B: Backend>() -> Vec<Trial> {
 }
 
 async fn state(store: &Store, id: Id) -> State {
-    let seen = store.storage.authorizations().find_authorization(None, id).await.expect("storage");
+    let seen = store.authorizations().find_authorization(None, id).await.expect("storage");
     seen.expect("an authorization").state()
 }
 
@@ -40,8 +40,7 @@ async fn found<B: Backend>() {
     let store = Store::new::<B>().await;
     let begun = store.begin(&key("u1")).await;
     for namespace in [Some(name("helper")), None] {
-        let seen =
-            store.storage.authorizations().find_authorization(namespace.as_ref(), begun.id).await;
+        let seen = store.authorizations().find_authorization(namespace.as_ref(), begun.id).await;
         let seen = seen.expect("storage").expect("an authorization");
         assert_eq!(seen.authorization.id, begun.id);
         assert_eq!(seen.authorization.key, key("u1"));
@@ -51,11 +50,9 @@ async fn found<B: Backend>() {
         assert_eq!((seen.state(), seen.now), (State::Pending, store.now()));
         assert_eq!(seen.code_hash, None);
     }
-    let other =
-        store.storage.authorizations().find_authorization(Some(&name("other")), begun.id).await;
+    let other = store.authorizations().find_authorization(Some(&name("other")), begun.id).await;
     assert!(other.expect("storage").is_none());
-    let unknown =
-        store.storage.authorizations().find_authorization(None, Id::from_bytes([0; 16])).await;
+    let unknown = store.authorizations().find_authorization(None, Id::from_bytes([0; 16])).await;
     assert!(unknown.expect("storage").is_none());
 }
 
@@ -71,7 +68,7 @@ async fn pending<B: Backend>() {
             options: &Options::default(),
             link_ttl: LINK_TTL,
         };
-        store.storage.authorizations().find_or_insert_authorization(&new).await.expect("storage").id
+        store.authorizations().find_or_insert_authorization(&new).await.expect("storage").id
     };
     let first = wanted(&helper, "a").await;
     assert_eq!(wanted(&helper, "a").await, first);
@@ -119,7 +116,7 @@ async fn refused<B: Backend>() {
     for refused in 1..=MAX_REFUSED_CODES {
         assert_eq!(state(&store, id).await, State::Pending, "after {} codes", refused - 1);
         assert!(store.begin_exchange(id).await.is_some());
-        store.storage.authorizations().refuse_code(id, &failure).await.expect("storage");
+        store.authorizations().refuse_code(id, &failure).await.expect("storage");
     }
     assert_eq!(state(&store, id).await, State::Failed(failure.clone()));
     assert!(store.begin_exchange(id).await.is_none());
@@ -127,7 +124,7 @@ async fn refused<B: Backend>() {
     // One that is not being exchanged is not touched.
     let pending = store.begin(&key("u2")).await.id;
     for _ in 0..=MAX_REFUSED_CODES {
-        store.storage.authorizations().refuse_code(pending, &failure).await.expect("storage");
+        store.authorizations().refuse_code(pending, &failure).await.expect("storage");
     }
     assert_eq!(state(&store, pending).await, State::Pending);
 }
@@ -135,17 +132,13 @@ async fn refused<B: Backend>() {
 async fn quarantine<B: Backend>() {
     let store = Store::new::<B>().await;
     let authorization = store.awaiting(&key("u1"), "1").await;
-    let seen = store
-        .storage
-        .authorizations()
-        .find_authorization(None, authorization.id)
-        .await
-        .expect("storage");
+    let seen =
+        store.authorizations().find_authorization(None, authorization.id).await.expect("storage");
     let seen = seen.expect("an authorization");
     assert_eq!(seen.state(), State::AwaitingConfirmation);
     assert_eq!(seen.code_hash.as_deref(), Some(CODE_HASH));
     assert_eq!(seen.authorization.expires_at, store.now() + CONFIRMATION_TTL);
-    assert!(store.storage.grants().find_grant(&key("u1")).await.expect("storage").is_none());
+    assert!(store.grants().find_grant(&key("u1")).await.expect("storage").is_none());
     assert_eq!(store.doomed().await, 0);
     store.advance(CONFIRMATION_TTL);
     assert_eq!(state(&store, authorization.id).await, State::Expired);
@@ -155,7 +148,6 @@ async fn late_answer<B: Backend>() {
     let store = Store::new::<B>().await;
     let authorization = store.exchanging(&key("u1")).await;
     store
-        .storage
         .authorizations()
         .cancel_authorization(&authorization, &disposal())
         .await
@@ -170,7 +162,6 @@ async fn cancelled_quarantine<B: Backend>() {
     let store = Store::new::<B>().await;
     let authorization = store.awaiting(&key("u1"), "1").await;
     store
-        .storage
         .authorizations()
         .cancel_authorization(&authorization, &disposal())
         .await
@@ -180,29 +171,23 @@ async fn cancelled_quarantine<B: Backend>() {
     assert_eq!(store.due().await, ["access-1", "refresh-1"]);
     // The code that comes too late sets nothing free.
     let late = store
-        .storage
         .authorizations()
         .authorize(&authorization, &tokens("1", store.now()), &identity(), &[])
         .await;
     assert!(late.expect("storage").is_none());
-    assert!(store.storage.grants().find_grant(&key("u1")).await.expect("storage").is_none());
+    assert!(store.grants().find_grant(&key("u1")).await.expect("storage").is_none());
 }
 
 async fn final_states<B: Backend>() {
     let store = Store::new::<B>().await;
     let denied = State::Denied(Failure::new("access_denied", "The user refused."));
     let id = store.begin(&key("u1")).await.id;
-    assert!(
-        store.storage.authorizations().refuse_authorization(id, &denied).await.expect("storage")
-    );
+    assert!(store.authorizations().refuse_authorization(id, &denied).await.expect("storage"));
     let failed = State::Failed(Failure::new("other", "Other."));
-    assert!(
-        !store.storage.authorizations().refuse_authorization(id, &failed).await.expect("storage")
-    );
-    let seen = store.storage.authorizations().find_authorization(None, id).await.expect("storage");
+    assert!(!store.authorizations().refuse_authorization(id, &failed).await.expect("storage"));
+    let seen = store.authorizations().find_authorization(None, id).await.expect("storage");
     let authorization = seen.expect("an authorization").authorization;
     store
-        .storage
         .authorizations()
         .cancel_authorization(&authorization, &disposal())
         .await
@@ -213,12 +198,7 @@ async fn final_states<B: Backend>() {
     // Tokens that await their code are not dropped by an end that belongs to the redirect.
     let awaiting = store.awaiting(&key("u1"), "1").await;
     assert!(
-        !store
-            .storage
-            .authorizations()
-            .refuse_authorization(awaiting.id, &denied)
-            .await
-            .expect("storage")
+        !store.authorizations().refuse_authorization(awaiting.id, &denied).await.expect("storage")
     );
     assert_eq!(state(&store, awaiting.id).await, State::AwaitingConfirmation);
 }

@@ -20,8 +20,8 @@ use token_broker::domain::time::Timestamp;
 use token_broker::domain::token::{AccessToken, RawAnswer, TokenSet};
 use token_broker::provider::response;
 use token_broker::storage::{
-    Answered, Begun, Clock, Disposal, NewAuthorization, Revocation, Settings, Storage, StoredGrant,
-    Takeover,
+    Answered, AuthorizationStore, Begun, Clock, Disposal, GrantStore, KeyRegistry,
+    NewAuthorization, Revocation, RevocationOutbox, Settings, Storage, StoredGrant, Takeover,
 };
 
 use crate::harness::world::{BEGINNING, name};
@@ -278,6 +278,22 @@ where
 }
 
 impl Store {
+    pub fn grants(&self) -> &GrantStore {
+        self.storage.grants()
+    }
+
+    pub fn authorizations(&self) -> &AuthorizationStore {
+        self.storage.authorizations()
+    }
+
+    pub fn keys(&self) -> &KeyRegistry {
+        self.storage.keys()
+    }
+
+    pub fn revocations(&self) -> &RevocationOutbox {
+        self.storage.revocations()
+    }
+
     pub async fn new<B: Backend>() -> Self {
         let place = B::place().await;
         let clock = Arc::new(AtomicI64::new(BEGINNING));
@@ -312,8 +328,7 @@ impl Store {
     }
 
     pub async fn begin(&self, key: &GrantKey) -> Authorization {
-        self.storage
-            .authorizations()
+        self.authorizations()
             .insert_authorization(&NewAuthorization {
                 key,
                 bot: &name("helper"),
@@ -335,7 +350,7 @@ impl Store {
     /// Takes a redirect that nobody has seen before.
     pub async fn begin_exchange(&self, id: Id) -> Option<Timestamp> {
         let salt: [u8; 8] = Random::system().bytes();
-        match self.storage.authorizations().begin_exchange(id, &salt).await.expect("storage") {
+        match self.authorizations().begin_exchange(id, &salt).await.expect("storage") {
             Begun::Now(at) => Some(at),
             Begun::Closed => None,
             Begun::Before => panic!("a fresh salt was there before"),
@@ -352,8 +367,7 @@ impl Store {
     pub async fn quarantine(&self, authorization: &Authorization, label: &str) -> bool {
         let (answer, identity) = (answer(label), identity());
         let answered = Answered { answer: &answer, identity: &identity, exchanged_at: self.now() };
-        self.storage
-            .authorizations()
+        self.authorizations()
             .quarantine(authorization, answered, CODE_HASH, CONFIRMATION_TTL, &disposal())
             .await
             .expect("storage")
@@ -362,8 +376,7 @@ impl Store {
     /// A grant with the tokens of `label`.
     pub async fn grant(&self, key: &GrantKey, label: &str) -> Grant {
         let authorization = self.awaiting(key, label).await;
-        self.storage
-            .authorizations()
+        self.authorizations()
             .authorize(&authorization, &tokens(label, self.now()), &identity(), &[])
             .await
             .expect("storage")
@@ -371,7 +384,7 @@ impl Store {
     }
 
     pub async fn held(&self, key: &GrantKey) -> StoredGrant {
-        self.storage.grants().find_grant(key).await.expect("storage").expect("a grant")
+        self.grants().find_grant(key).await.expect("storage").expect("a grant")
     }
 
     /// The access token that would be served.
@@ -382,19 +395,12 @@ impl Store {
 
     /// Everything of the outbox that is due.
     pub async fn due(&self) -> Vec<String> {
-        values(
-            &self
-                .storage
-                .revocations()
-                .claim_revocations(&name("acme"), 100)
-                .await
-                .expect("storage"),
-        )
+        values(&self.revocations().claim_revocations(&name("acme"), 100).await.expect("storage"))
     }
 
     /// The number of entries that the outbox has, due or not.
     pub async fn doomed(&self) -> u64 {
-        self.storage.revocations().count_revocations().await.expect("storage")
+        self.revocations().count_revocations().await.expect("storage")
     }
 
     /// A second connection, as somebody with a database client has it.

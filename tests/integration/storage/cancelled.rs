@@ -89,7 +89,7 @@ async fn any_await(store: Store) {
     for what in ["claim", "commit", "revoke", "authorize"] {
         let last = of(what, 10);
         let (here, there) = (
-            store.storage.grants().find_grant_without_token(&last).await.expect("storage"),
+            store.grants().find_grant_without_token(&last).await.expect("storage"),
             observer.storage.grants().find_grant_without_token(&last).await.expect("storage"),
         );
         assert_eq!(here.map(|grant| grant.version), there.map(|grant| grant.version), "{what}");
@@ -121,7 +121,7 @@ async fn prepare(
         "claim" => Prepared::Claim(store.grant(key, "1").await),
         "commit" => {
             let grant = store.grant(key, "1").await;
-            store.storage.grants().claim_refresh(&grant, TAKEOVER).await.expect("storage");
+            store.grants().claim_refresh(&grant, TAKEOVER).await.expect("storage");
             Prepared::Commit(grant)
         }
         "revoke" => {
@@ -139,27 +139,19 @@ impl Prepared {
         let now = store.now();
         match self {
             Self::Claim(grant) => {
-                store.storage.grants().claim_refresh(&grant, TAKEOVER).await.expect("storage");
+                store.grants().claim_refresh(&grant, TAKEOVER).await.expect("storage");
             }
             Self::Commit(grant) => {
                 let tokens = tokens("2", now);
-                store
-                    .storage
-                    .grants()
-                    .commit_refresh(&grant, &tokens, &disposal())
-                    .await
-                    .expect("storage");
+                store.grants().commit_refresh(&grant, &tokens, &disposal()).await.expect("storage");
             }
             Self::Revoke => {
-                store.storage.grants().revoke(key, &disposal()).await.expect("storage");
+                store.grants().revoke(key, &disposal()).await.expect("storage");
             }
             Self::Authorize(authorization) => {
                 let (tokens, identity) = (tokens("1", now), identity());
-                let stored = store
-                    .storage
-                    .authorizations()
-                    .authorize(&authorization, &tokens, &identity, &[])
-                    .await;
+                let stored =
+                    store.authorizations().authorize(&authorization, &tokens, &identity, &[]).await;
                 stored.expect("storage");
             }
             Self::Quarantine(authorization) => {

@@ -23,7 +23,7 @@ pub fn trials<B: Backend>() -> Vec<Trial> {
 }
 
 async fn claim(store: &Store, grant: &Grant) -> Option<Lease> {
-    store.storage.grants().claim_refresh(grant, TAKEOVER).await.expect("storage")
+    store.grants().claim_refresh(grant, TAKEOVER).await.expect("storage")
 }
 
 async fn exclusive<B: Backend>() {
@@ -56,7 +56,7 @@ async fn expiry<B: Backend>() {
     assert!(store.held(&key("u1")).await.leased);
     store.advance(Duration::from_millis(1));
     assert!(!store.held(&key("u1")).await.leased);
-    assert!(!store.storage.grants().renew_lease(&grant, first.owner).await.expect("storage"));
+    assert!(!store.grants().renew_lease(&grant, first.owner).await.expect("storage"));
 
     let leases = at_once(32, |_| {
         let (store, grant) = (store.clone(), grant.clone());
@@ -76,13 +76,12 @@ async fn renewed<B: Backend>() {
     let grant = store.grant(&key("u1"), "1").await;
     let lease = claim(&store, &grant).await.expect("a lease");
     store.advance(LEASE);
-    assert!(store.storage.grants().renew_lease(&grant, lease.owner).await.expect("storage"));
+    assert!(store.grants().renew_lease(&grant, lease.owner).await.expect("storage"));
     store.advance(LEASE);
     assert!(claim(&store, &grant).await.is_none());
-    let other =
-        store.storage.grants().claim_refresh(&store.grant(&key("u2"), "2").await, TAKEOVER).await;
+    let other = store.grants().claim_refresh(&store.grant(&key("u2"), "2").await, TAKEOVER).await;
     let stranger = other.expect("storage").expect("a lease").owner;
-    assert!(!store.storage.grants().renew_lease(&grant, stranger).await.expect("storage"));
+    assert!(!store.grants().renew_lease(&grant, stranger).await.expect("storage"));
     store.advance(Duration::from_millis(1));
     assert!(claim(&store, &grant).await.is_some());
 }
@@ -93,8 +92,7 @@ async fn backoff<B: Backend>() {
     for failures in 1..=3 {
         let owner = claim(&store, &grant).await.expect("a lease").owner;
         let wait = Duration::from_secs(20);
-        let released =
-            store.storage.grants().release(&grant, owner, false, Some(wait), "status 503").await;
+        let released = store.grants().release(&grant, owner, false, Some(wait), "status 503").await;
         released.expect("storage");
         let held = store.held(&key("u1")).await;
         assert_eq!((held.leased, held.grant.failures), (false, failures));
@@ -106,7 +104,7 @@ async fn backoff<B: Backend>() {
         store.advance(Duration::from_millis(1));
     }
     let owner = claim(&store, &grant).await.expect("a lease").owner;
-    store.storage.grants().release(&grant, owner, false, None, "too late").await.expect("storage");
+    store.grants().release(&grant, owner, false, None, "too late").await.expect("storage");
     assert!(claim(&store, &grant).await.is_some());
 }
 
@@ -117,20 +115,10 @@ async fn doubt<B: Backend>() {
         let owner = claim(&store, &grant).await.expect("a lease").owner;
         // An intent counts as open once it is older than the claim that finds it.
         store.advance(Duration::from_millis(1));
-        store
-            .storage
-            .grants()
-            .release(&grant, owner, stays, None, "status 503")
-            .await
-            .expect("storage");
+        store.grants().release(&grant, owner, stays, None, "status 503").await.expect("storage");
         let lease = claim(&store, &grant).await.expect("a lease");
         assert_eq!(lease.intent_was_open, stays);
-        store
-            .storage
-            .grants()
-            .release(&grant, lease.owner, false, None, "done")
-            .await
-            .expect("storage");
+        store.grants().release(&grant, lease.owner, false, None, "done").await.expect("storage");
     }
 }
 
@@ -142,19 +130,19 @@ async fn owner<B: Backend>() {
     let second = claim(&store, &grant).await.expect("a lease");
     // The first holder comes back late: it must not end what is the second's.
     let wait = Some(Duration::from_secs(60));
-    let released = store.storage.grants().release(&grant, first.owner, false, wait, "late").await;
+    let released = store.grants().release(&grant, first.owner, false, wait, "late").await;
     released.expect("storage");
     let held = store.held(&key("u1")).await;
     assert!(held.leased);
     assert_eq!((held.grant.failures, held.grant.next_attempt_at), (0, None));
-    assert!(store.storage.grants().renew_lease(&grant, second.owner).await.expect("storage"));
+    assert!(store.grants().renew_lease(&grant, second.owner).await.expect("storage"));
 }
 
 async fn editions<B: Backend>() {
     let store = Store::new::<B>().await;
     let old = store.grant(&key("u1"), "1").await;
     let tokens = tokens("2", store.now());
-    store.storage.grants().commit_refresh(&old, &tokens, &disposal()).await.expect("storage");
+    store.grants().commit_refresh(&old, &tokens, &disposal()).await.expect("storage");
     assert!(claim(&store, &old).await.is_none());
     let refreshed = store.held(&key("u1")).await.grant;
     let anew = store.grant(&key("u1"), "3").await;

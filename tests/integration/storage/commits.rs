@@ -29,27 +29,17 @@ pub fn trials<B: Backend>() -> Vec<Trial> {
 }
 
 async fn commit(store: &Store, grant: &Grant, tokens: &TokenSet) -> Committed {
-    store.storage.grants().commit_refresh(grant, tokens, &disposal()).await.expect("storage")
+    store.grants().commit_refresh(grant, tokens, &disposal()).await.expect("storage")
 }
 
 /// The refresh token and the fallback that the next refresh would send.
 async fn to_send(store: &Store, subject: &str) -> (Option<String>, Option<String>) {
     let grant = store.held(&key(subject)).await.grant;
-    let lease = store
-        .storage
-        .grants()
-        .claim_refresh(&grant, TAKEOVER)
-        .await
-        .expect("storage")
-        .expect("a lease");
+    let lease =
+        store.grants().claim_refresh(&grant, TAKEOVER).await.expect("storage").expect("a lease");
     let owned = |token| exposed(token).map(str::to_owned);
     let sent = (owned(lease.refresh_token.as_ref()), owned(lease.fallback.as_ref()));
-    store
-        .storage
-        .grants()
-        .release(&grant, lease.owner, false, None, "only looked")
-        .await
-        .expect("storage");
+    store.grants().release(&grant, lease.owner, false, None, "only looked").await.expect("storage");
     sent
 }
 
@@ -60,13 +50,7 @@ fn some(text: &str) -> Option<String> {
 async fn stored<B: Backend>() {
     let store = Store::new::<B>().await;
     let grant = store.grant(&key("u1"), "1").await;
-    store
-        .storage
-        .grants()
-        .claim_refresh(&grant, TAKEOVER)
-        .await
-        .expect("storage")
-        .expect("a lease");
+    store.grants().claim_refresh(&grant, TAKEOVER).await.expect("storage").expect("a lease");
     store.advance(Duration::from_secs(5));
     let mut new = tokens("2", store.now());
     new.access_token.scopes = scopes("email");
@@ -124,7 +108,7 @@ async fn siblings<B: Backend>() {
     assert!(fallback.starts_with("refresh-n") && Some(&fallback) != refresh_token.as_ref());
     assert_eq!(store.doomed().await, 0);
     // It ends with the grant.
-    let revoked = store.storage.grants().revoke(&key("u1"), &disposal()).await.expect("storage");
+    let revoked = store.grants().revoke(&key("u1"), &disposal()).await.expect("storage");
     let values = super::backend::values(&revoked.revocations);
     assert_eq!(values.len(), 3);
     assert!(values.contains(&fallback));
@@ -153,41 +137,24 @@ async fn superseded<B: Backend>() {
 async fn late<B: Backend>() {
     let store = Store::new::<B>().await;
     let grant = store.grant(&key("u1"), "1").await;
-    store
-        .storage
-        .grants()
-        .claim_refresh(&grant, TAKEOVER)
-        .await
-        .expect("storage")
-        .expect("a lease");
+    store.grants().claim_refresh(&grant, TAKEOVER).await.expect("storage").expect("a lease");
     store.advance(LEASE * 4);
     // Another replica is at it by now, and finds its edition gone when it comes to commit.
-    let other = store
-        .storage
-        .grants()
-        .claim_refresh(&grant, TAKEOVER)
-        .await
-        .expect("storage")
-        .expect("a lease");
+    let other =
+        store.grants().claim_refresh(&grant, TAKEOVER).await.expect("storage").expect("a lease");
     assert!(matches!(commit(&store, &grant, &tokens("2", store.now())).await, Committed::Stored));
     assert_eq!(store.served(&key("u1")).await, "access-2");
     assert!(!store.held(&key("u1")).await.leased);
-    assert!(!store.storage.grants().renew_lease(&grant, other.owner).await.expect("storage"));
-    assert!(!store.storage.grants().flag(&grant, "invalid_grant").await.expect("storage"));
+    assert!(!store.grants().renew_lease(&grant, other.owner).await.expect("storage"));
+    assert!(!store.grants().flag(&grant, "invalid_grant").await.expect("storage"));
     assert_eq!(store.held(&key("u1")).await.grant.state, GrantState::Active);
 }
 
 async fn after_flag<B: Backend>() {
     let store = Store::new::<B>().await;
     let grant = store.grant(&key("u1"), "1").await;
-    store
-        .storage
-        .grants()
-        .claim_refresh(&grant, TAKEOVER)
-        .await
-        .expect("storage")
-        .expect("a lease");
-    assert!(store.storage.grants().flag(&grant, "rotation_lost").await.expect("storage"));
+    store.grants().claim_refresh(&grant, TAKEOVER).await.expect("storage").expect("a lease");
+    assert!(store.grants().flag(&grant, "rotation_lost").await.expect("storage"));
     let flagged = store.held(&key("u1")).await.grant;
     assert_eq!(flagged.state, GrantState::ReauthorizationRequired);
     assert!(matches!(commit(&store, &grant, &tokens("2", store.now())).await, Committed::Stored));
@@ -198,21 +165,15 @@ async fn after_flag<B: Backend>() {
 async fn orphan<B: Backend>() {
     let store = Store::new::<B>().await;
     let grant = store.grant(&key("u1"), "1").await;
-    store
-        .storage
-        .grants()
-        .claim_refresh(&grant, TAKEOVER)
-        .await
-        .expect("storage")
-        .expect("a lease");
-    let revoked = store.storage.grants().revoke(&key("u1"), &disposal()).await.expect("storage");
+    store.grants().claim_refresh(&grant, TAKEOVER).await.expect("storage").expect("a lease");
+    let revoked = store.grants().revoke(&key("u1"), &disposal()).await.expect("storage");
     assert!(revoked.found && revoked.intent_open);
     for entry in revoked.revocations {
-        store.storage.revocations().finish_revocation(entry.id).await.expect("storage");
+        store.revocations().finish_revocation(entry.id).await.expect("storage");
     }
     let orphaned = commit(&store, &grant, &tokens("2", store.now())).await;
     assert!(matches!(orphaned, Committed::Orphaned));
-    assert!(store.storage.grants().find_grant(&key("u1")).await.expect("storage").is_none());
+    assert!(store.grants().find_grant(&key("u1")).await.expect("storage").is_none());
     store.advance(LEASE);
     assert_eq!(store.due().await, ["access-2", "refresh-2"]);
 
@@ -220,9 +181,9 @@ async fn orphan<B: Backend>() {
     let grant = store.grant(&key("u2"), "3").await;
     let mut disposal = disposal();
     disposal.revocable = false;
-    store.storage.grants().revoke(&key("u2"), &disposal).await.expect("storage");
+    store.grants().revoke(&key("u2"), &disposal).await.expect("storage");
     let tokens = tokens("4", store.now());
-    let orphaned = store.storage.grants().commit_refresh(&grant, &tokens, &disposal).await;
+    let orphaned = store.grants().commit_refresh(&grant, &tokens, &disposal).await;
     assert!(matches!(orphaned.expect("storage"), Committed::Orphaned));
     assert_eq!(store.doomed().await, 2);
 }
@@ -230,13 +191,7 @@ async fn orphan<B: Backend>() {
 async fn replaced<B: Backend>() {
     let store = Store::new::<B>().await;
     let grant = store.grant(&key("u1"), "1").await;
-    store
-        .storage
-        .grants()
-        .claim_refresh(&grant, TAKEOVER)
-        .await
-        .expect("storage")
-        .expect("a lease");
+    store.grants().claim_refresh(&grant, TAKEOVER).await.expect("storage").expect("a lease");
     let anew = store.grant(&key("u1"), "2").await;
     let orphaned = commit(&store, &grant, &tokens("late", store.now())).await;
     assert!(matches!(orphaned, Committed::Orphaned));
@@ -252,7 +207,7 @@ async fn arriving<B: Backend>() {
     for awaiting in [false, true] {
         let store = Store::new::<B>().await;
         let grant = store.grant(&key("u1"), "1").await;
-        store.storage.grants().revoke(&key("u1"), &disposal()).await.expect("storage");
+        store.grants().revoke(&key("u1"), &disposal()).await.expect("storage");
         let before = store.doomed().await;
         let anew = store.exchanging(&key("u1")).await;
         if awaiting {
@@ -274,16 +229,10 @@ async fn partial<B: Backend>() {
         let wait = Duration::from_secs(7);
         let token = refresh_token.as_ref();
         let committed =
-            store.storage.grants().commit_partial(grant, &answer, token, wait, "odd", &disposal);
+            store.grants().commit_partial(grant, &answer, token, wait, "odd", &disposal);
         committed.await.expect("storage")
     };
-    store
-        .storage
-        .grants()
-        .claim_refresh(&grant, TAKEOVER)
-        .await
-        .expect("storage")
-        .expect("a lease");
+    store.grants().claim_refresh(&grant, TAKEOVER).await.expect("storage").expect("a lease");
     assert!(matches!(committed(&grant, Some("refresh-2")).await, Committed::Stored));
     let held = store.held(&key("u1")).await;
     assert_eq!((held.grant.state, held.leased), (GrantState::Active, false));
@@ -312,14 +261,8 @@ async fn partial_late<B: Backend>() {
         let wait = Duration::from_secs(1);
         let token = refresh_token.into();
         let (answer, disposal) = (answer("odd"), disposal());
-        let committed = store.storage.grants().commit_partial(
-            grant,
-            &answer,
-            Some(&token),
-            wait,
-            "odd",
-            &disposal,
-        );
+        let committed =
+            store.grants().commit_partial(grant, &answer, Some(&token), wait, "odd", &disposal);
         committed.await.expect("storage")
     };
     let grant = store.grant(&key("u1"), "1").await;
@@ -328,10 +271,9 @@ async fn partial_late<B: Backend>() {
     assert_eq!(to_send(&store, "u1").await, (some("refresh-2"), some("refresh-late")));
 
     let revoked = store.grant(&key("u2"), "3").await;
-    let outbox =
-        store.storage.grants().revoke(&key("u2"), &disposal()).await.expect("storage").revocations;
+    let outbox = store.grants().revoke(&key("u2"), &disposal()).await.expect("storage").revocations;
     for entry in outbox {
-        store.storage.revocations().finish_revocation(entry.id).await.expect("storage");
+        store.revocations().finish_revocation(entry.id).await.expect("storage");
     }
     assert!(matches!(late(&revoked, "refresh-orphan").await, Committed::Orphaned));
     store.advance(LEASE);
@@ -343,7 +285,6 @@ async fn foreign<B: Backend>() {
     let grant = store.grant(&key("u1"), "1").await;
     let commit = async |grant: &Grant, label| {
         store
-            .storage
             .grants()
             .commit_flagged(grant, &answer(label), None, "another_user")
             .await
@@ -363,7 +304,7 @@ async fn foreign<B: Backend>() {
     assert_eq!(held.grant.state, GrantState::ReauthorizationRequired);
     assert_eq!(store.served(&key("u1")).await, "access-2");
     // With the grant go its own tokens, and nobody else's.
-    store.storage.grants().revoke(&key("u1"), &disposal()).await.expect("storage");
+    store.grants().revoke(&key("u1"), &disposal()).await.expect("storage");
     store.advance(Duration::from_secs(60));
     assert_eq!(store.due().await, ["access-2", "refresh-2"]);
 }

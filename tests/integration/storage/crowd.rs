@@ -25,7 +25,6 @@ async fn live(store: Store, index: usize) {
     let mut grant = store.grant(&key, &format!("{index}-0")).await;
     for round in 1..=ROUNDS {
         let lease = store
-            .storage
             .grants()
             .claim_refresh(&grant, TAKEOVER)
             .await
@@ -34,7 +33,7 @@ async fn live(store: Store, index: usize) {
         let sent = format!("refresh-{index}-{}", round - 1);
         assert_eq!(exposed(lease.refresh_token.as_ref()), Some(sent.as_str()));
         let new = tokens(&format!("{index}-{round}"), store.now());
-        let committed = store.storage.grants().commit_refresh(&grant, &new, &disposal()).await;
+        let committed = store.grants().commit_refresh(&grant, &new, &disposal()).await;
         assert!(matches!(committed.expect("storage"), Committed::Stored));
         assert_eq!(store.served(&key).await, format!("access-{index}-{round}"));
         let filter = ListFilter {
@@ -44,13 +43,13 @@ async fn live(store: Store, index: usize) {
             after: None,
             limit: 10,
         };
-        let listed = store.storage.grants().list_grants(&filter).await.expect("storage");
+        let listed = store.grants().list_grants(&filter).await.expect("storage");
         assert_eq!(listed.len(), 1);
         grant = store.held(&key).await.grant;
         assert_eq!(grant.version, Version { generation: 1, token_version: round + 1 });
     }
     if index.is_multiple_of(2) {
-        let revoked = store.storage.grants().revoke(&key, &disposal()).await.expect("storage");
+        let revoked = store.grants().revoke(&key, &disposal()).await.expect("storage");
         assert_eq!(revoked.revocations.len(), 2);
     }
 }
@@ -79,7 +78,7 @@ async fn one_row<B: Backend>() {
         let grant = grant.clone();
         async move {
             let new = tokens(&index.to_string(), Timestamp::from_millis(0));
-            let committed = store.storage.grants().commit_refresh(&grant, &new, &disposal()).await;
+            let committed = store.grants().commit_refresh(&grant, &new, &disposal()).await;
             let served = store.served(&key("u1")).await;
             (matches!(committed.expect("storage"), Committed::Stored), served)
         }

@@ -41,7 +41,7 @@ async fn found<B: Backend>() {
         key_at("helper", "acme", "U1", ""),
         key_at("helper", "acme", "u1", "work"),
     ] {
-        let other_held = store.storage.grants().find_grant(&other).await.expect("storage");
+        let other_held = store.grants().find_grant(&other).await.expect("storage");
         assert!(other_held.is_none(), "{other:?}");
     }
 }
@@ -57,13 +57,8 @@ async fn generations<B: Backend>() {
     // When the user authorized, which was now.
     assert_eq!(second.created_at, store.now());
     assert_eq!(store.served(&key("u1")).await, "access-2");
-    let lease = store
-        .storage
-        .grants()
-        .claim_refresh(&second, TAKEOVER)
-        .await
-        .expect("storage")
-        .expect("a lease");
+    let lease =
+        store.grants().claim_refresh(&second, TAKEOVER).await.expect("storage").expect("a lease");
     assert_eq!(exposed(lease.refresh_token.as_ref()), Some("refresh-2"));
     // What was superseded is deleted, not revoked: that could end the new grant.
     assert_eq!(store.doomed().await, 0);
@@ -75,35 +70,20 @@ async fn fresh<B: Backend>() {
     // A sibling's loss leaves a fallback, a failure a wait and an intent, a flag a dead state.
     let loser = tokens("loser", store.now());
     let late = tokens("late", store.now());
-    store.storage.grants().commit_refresh(&old, &loser, &disposal()).await.expect("storage");
-    store.storage.grants().commit_refresh(&old, &late, &disposal()).await.expect("storage");
+    store.grants().commit_refresh(&old, &loser, &disposal()).await.expect("storage");
+    store.grants().commit_refresh(&old, &late, &disposal()).await.expect("storage");
     let old = store.held(&key("u1")).await.grant;
-    let lease = store
-        .storage
-        .grants()
-        .claim_refresh(&old, TAKEOVER)
-        .await
-        .expect("storage")
-        .expect("a lease");
+    let lease =
+        store.grants().claim_refresh(&old, TAKEOVER).await.expect("storage").expect("a lease");
     assert_eq!(exposed(lease.fallback.as_ref()), Some("refresh-late"));
     let wait = Some(Duration::from_secs(300));
-    store
-        .storage
-        .grants()
-        .release(&old, lease.owner, true, wait, "status 500")
-        .await
-        .expect("storage");
-    assert!(store.storage.grants().flag(&old, "invalid_grant").await.expect("storage"));
+    store.grants().release(&old, lease.owner, true, wait, "status 500").await.expect("storage");
+    assert!(store.grants().flag(&old, "invalid_grant").await.expect("storage"));
 
     let new = store.grant(&key("u1"), "2").await;
     assert_eq!((new.state, new.failures, new.next_attempt_at), (GrantState::Active, 0, None));
-    let lease = store
-        .storage
-        .grants()
-        .claim_refresh(&new, TAKEOVER)
-        .await
-        .expect("storage")
-        .expect("a lease");
+    let lease =
+        store.grants().claim_refresh(&new, TAKEOVER).await.expect("storage").expect("a lease");
     assert_eq!(exposed(lease.refresh_token.as_ref()), Some("refresh-2"));
     assert!(lease.fallback.is_none());
     assert!(!lease.intent_was_open);
@@ -117,7 +97,6 @@ async fn no_refresh_token<B: Backend>() {
     tokens.refresh_token = None;
     tokens.access_token.expires_at = None;
     let stored = store
-        .storage
         .authorizations()
         .authorize(&authorization, &tokens, &identity(), &[])
         .await
@@ -125,13 +104,8 @@ async fn no_refresh_token<B: Backend>() {
     let grant = stored.expect("a grant");
     // The old generation's refresh token belongs to another consent.
     assert!(!grant.refreshable);
-    let lease = store
-        .storage
-        .grants()
-        .claim_refresh(&grant, TAKEOVER)
-        .await
-        .expect("storage")
-        .expect("a lease");
+    let lease =
+        store.grants().claim_refresh(&grant, TAKEOVER).await.expect("storage").expect("a lease");
     assert!(lease.refresh_token.is_none());
     let held = store.held(&key("u1")).await;
     assert_eq!(held.grant.expires_at, None);
@@ -148,7 +122,6 @@ async fn two_first<B: Backend>() {
             async move {
                 let tokens = tokens(&(index + 1).to_string(), store.now());
                 let stored = store
-                    .storage
                     .authorizations()
                     .authorize(&authorization, &tokens, &identity(), &[])
                     .await;
@@ -167,13 +140,13 @@ async fn two_first<B: Backend>() {
 async fn another_row<B: Backend>() {
     let store = Store::new::<B>().await;
     let first = store.grant(&key("u1"), "1").await;
-    store.storage.grants().revoke(&key("u1"), &disposal()).await.expect("storage");
+    store.grants().revoke(&key("u1"), &disposal()).await.expect("storage");
     let second = store.grant(&key("u1"), "2").await;
     // So that no commit or etag of the first can fit the second, though the numbers are the same.
     assert_ne!(second.id, first.id);
     assert_eq!(second.version, first.version);
     let late = tokens("late", store.now());
-    store.storage.grants().commit_refresh(&first, &late, &disposal()).await.expect("storage");
+    store.grants().commit_refresh(&first, &late, &disposal()).await.expect("storage");
     assert_eq!(store.served(&key("u1")).await, "access-2");
     assert_eq!(store.doomed().await, 0);
 }

@@ -49,7 +49,7 @@ impl Two {
 
     async fn claims(&self, store: &Store, holder_timeout: Option<Duration>) -> bool {
         let takeover = Takeover { expected_now: None, holder_timeout };
-        let lease = store.storage.grants().claim_refresh(&self.grant, Some(takeover)).await;
+        let lease = store.grants().claim_refresh(&self.grant, Some(takeover)).await;
         lease.expect("storage").is_some()
     }
 }

@@ -21,7 +21,7 @@ pub fn trials<B: Backend>() -> Vec<Trial> {
 }
 
 async fn report(store: &Store) -> KeyReport {
-    store.storage.keys().check_keys().await.expect("storage")
+    store.keys().check_keys().await.expect("storage")
 }
 
 fn names(ids: &[&str]) -> Vec<String> {
@@ -32,12 +32,12 @@ async fn wrong<B: Backend>() {
     let store = Store::new::<B>().await;
     let first = report(&store).await;
     assert_eq!(first, KeyReport { new: names(&["test"]), ..KeyReport::default() });
-    store.storage.keys().record_keys(&first).await.expect("storage");
+    store.keys().record_keys(&first).await.expect("storage");
     assert_eq!(report(&store).await, KeyReport::default());
     let other = store.beside(keyring(&[("test", 8)])).await;
     assert_eq!(report(&other).await.wrong, names(&["test"]));
     // Recording again changes nothing.
-    store.storage.keys().record_keys(&first).await.expect("storage");
+    store.keys().record_keys(&first).await.expect("storage");
     assert_eq!(report(&other).await.wrong, names(&["test"]));
 }
 
@@ -52,7 +52,7 @@ async fn unrecorded<B: Backend>() {
 
 async fn missing<B: Backend>() {
     let store = Store::new::<B>().await;
-    store.storage.keys().record_keys(&report(&store).await).await.expect("storage");
+    store.keys().record_keys(&report(&store).await).await.expect("storage");
     let other = store.beside(keyring(&[("other", 9)])).await;
     let found = report(&other).await;
     assert_eq!((found.missing, found.new), (names(&["test"]), names(&["other"])));
@@ -60,11 +60,11 @@ async fn missing<B: Backend>() {
 
 async fn forgotten<B: Backend>() {
     let store = Store::new::<B>().await;
-    store.storage.keys().record_keys(&report(&store).await).await.expect("storage");
+    store.keys().record_keys(&report(&store).await).await.expect("storage");
     let lost = store.grant(&key("u1"), "1").await;
     let awaiting = store.awaiting(&key("u2"), "2").await;
     store.grant(&key("u3"), "3").await;
-    store.storage.grants().revoke(&key("u3"), &disposal()).await.expect("storage");
+    store.grants().revoke(&key("u3"), &disposal()).await.expect("storage");
     let other = store.beside(keyring(&[("other", 9)])).await;
     let kept = other.grant(&key("u4"), "4").await;
 

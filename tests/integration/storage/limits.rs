@@ -37,7 +37,7 @@ async fn lock() {
     let began = Instant::now();
     let claims = at_once(60, |_| {
         let (store, grant) = (store.clone(), grant.clone());
-        async move { store.storage.grants().claim_refresh(&grant, TAKEOVER).await }
+        async move { store.grants().claim_refresh(&grant, TAKEOVER).await }
     });
     let ended = claims.await;
     let waited = began.elapsed();
@@ -50,7 +50,7 @@ async fn lock() {
     assert!(sessions(&store, "true").await <= 12);
     crate::harness::soak::report("a lock held", &format!("60 callers ended after {waited:?}"));
     holder.rollback().await.expect("a rollback");
-    let lease = store.storage.grants().claim_refresh(&grant, TAKEOVER).await.expect("storage");
+    let lease = store.grants().claim_refresh(&grant, TAKEOVER).await.expect("storage");
     assert!(lease.is_some(), "the pool works on");
 }
 
@@ -62,7 +62,7 @@ async fn gone() {
     holder.execute_unprepared("SELECT 1 FROM grants FOR UPDATE").await.expect("a lock");
     let claim = {
         let (store, grant) = (store.clone(), grant.clone());
-        tokio::spawn(async move { store.storage.grants().claim_refresh(&grant, TAKEOVER).await })
+        tokio::spawn(async move { store.grants().claim_refresh(&grant, TAKEOVER).await })
     };
     while sessions(&store, "wait_event_type = 'Lock'").await == 0 {
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -77,7 +77,7 @@ async fn gone() {
     }
     holder.rollback().await.expect("a rollback");
     // Had it gone on, it would have claimed the refresh by now.
-    let lease = store.storage.grants().claim_refresh(&grant, TAKEOVER).await.expect("storage");
+    let lease = store.grants().claim_refresh(&grant, TAKEOVER).await.expect("storage");
     assert!(!lease.expect("a lease").intent_was_open);
 }
 

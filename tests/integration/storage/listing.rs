@@ -36,7 +36,7 @@ fn position(key: &GrantKey) -> ListPosition {
 }
 
 async fn list(store: &Store, filter: &ListFilter) -> Vec<GrantKey> {
-    let grants = store.storage.grants().list_grants(filter).await.expect("storage");
+    let grants = store.grants().list_grants(filter).await.expect("storage");
     grants.into_iter().map(|grant| grant.key).collect()
 }
 
@@ -87,7 +87,7 @@ async fn moving<B: Backend>() {
     let first = list(&store, &ListFilter { limit: 2, ..all() }).await;
     assert_eq!(first, [key("b"), key("d")]);
     // The grant that the page ended at is gone by the next call.
-    store.storage.grants().revoke(&key("d"), &disposal()).await.expect("storage");
+    store.grants().revoke(&key("d"), &disposal()).await.expect("storage");
     store.grant(&key("a"), "a").await;
     store.grant(&key("e"), "e").await;
     let after = Some(position(&key("d")));
@@ -149,10 +149,10 @@ async fn as_it_stands<B: Backend>() {
     let store = Store::new::<B>().await;
     let grant = store.grant(&key("u1"), "1").await;
     let tokens = tokens("2", store.now());
-    store.storage.grants().commit_refresh(&grant, &tokens, &disposal()).await.expect("storage");
+    store.grants().commit_refresh(&grant, &tokens, &disposal()).await.expect("storage");
     let held = store.held(&key("u1")).await.grant;
-    assert!(store.storage.grants().flag(&held, "invalid_grant").await.expect("storage"));
-    let listed = store.storage.grants().list_grants(&all()).await.expect("storage");
+    assert!(store.grants().flag(&held, "invalid_grant").await.expect("storage"));
+    let listed = store.grants().list_grants(&all()).await.expect("storage");
     assert_eq!(listed.len(), 1);
     let expected = store.held(&key("u1")).await.grant;
     assert_eq!(format!("{:?}", listed[0]), format!("{expected:?}"));

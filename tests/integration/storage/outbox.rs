@@ -26,13 +26,13 @@ pub fn trials<B: Backend>() -> Vec<Trial> {
 }
 
 async fn claim(store: &Store) -> Vec<Revocation> {
-    store.storage.revocations().claim_revocations(&name("acme"), 100).await.expect("storage")
+    store.revocations().claim_revocations(&name("acme"), 100).await.expect("storage")
 }
 
 /// Fills the outbox with the tokens of a grant of this subject, due at once.
 async fn doom(store: &Store, subject: &str) {
     store.grant(&key(subject), subject).await;
-    store.storage.grants().revoke(&key(subject), &disposal()).await.expect("storage");
+    store.grants().revoke(&key(subject), &disposal()).await.expect("storage");
     store.advance(CLAIM);
 }
 
@@ -59,7 +59,7 @@ async fn exclusive<B: Backend>() {
     assert_eq!(values(&again), all);
     assert!(again.iter().all(|entry| entry.attempts == 3));
     for entry in again {
-        store.storage.revocations().finish_revocation(entry.id).await.expect("storage");
+        store.revocations().finish_revocation(entry.id).await.expect("storage");
     }
     store.advance(CLAIM);
     assert!(claim(&store).await.is_empty());
@@ -74,7 +74,7 @@ async fn limit<B: Backend>() {
     let mut seen = Vec::new();
     for expected in [4, 2, 0] {
         let claimed =
-            store.storage.revocations().claim_revocations(&name("acme"), 4).await.expect("storage");
+            store.revocations().claim_revocations(&name("acme"), 4).await.expect("storage");
         assert_eq!(claimed.len(), expected);
         seen.extend(values(&claimed));
     }
@@ -89,7 +89,6 @@ async fn postponed<B: Backend>() {
     let wait = Duration::from_secs(20);
     for entry in claim(&store).await {
         store
-            .storage
             .revocations()
             .postpone_revocation(entry.id, wait, "status 503")
             .await
@@ -113,12 +112,7 @@ async fn arriving<B: Backend>() {
     store.advance(CLAIM);
     assert_eq!(values(&claim(&store).await), ["access-u2", "refresh-u2"]);
 
-    store
-        .storage
-        .authorizations()
-        .cancel_authorization(&exchanging, &disposal())
-        .await
-        .expect("storage");
+    store.authorizations().cancel_authorization(&exchanging, &disposal()).await.expect("storage");
     // Nobody has the new tokens either: all of them go.
     store.advance(CONFIRMATION_TTL);
     let all = ["access-new", "access-u1", "access-u2", "refresh-new", "refresh-u1", "refresh-u2"];
@@ -143,8 +137,8 @@ async fn expired<B: Backend>() {
         ..tokens("2", store.now())
     };
     let grant = store.grant(&key("u2"), "1").await;
-    store.storage.grants().commit_refresh(&grant, &known, &disposal()).await.expect("storage");
-    store.storage.grants().revoke(&key("u2"), &disposal()).await.expect("storage");
+    store.grants().commit_refresh(&grant, &known, &disposal()).await.expect("storage");
+    store.grants().revoke(&key("u2"), &disposal()).await.expect("storage");
     store.advance(CLAIM);
     let all = ["access-2", "access-u1", "refresh-2", "refresh-u1"];
     assert_eq!(values(&claim(&store).await), all);
@@ -153,7 +147,7 @@ async fn expired<B: Backend>() {
     store.advance(TOKEN_LIFETIME);
     assert_eq!(values(&claim(&store).await), ["refresh-u1"]);
     // Of whatever provider they were.
-    let forget = || store.storage.revocations().forget_ended_revocations();
+    let forget = || store.revocations().forget_ended_revocations();
     assert_eq!(forget().await.expect("storage"), 3);
     assert_eq!(store.doomed().await, 1);
     store.advance(Duration::from_secs(30 * 24 * 60 * 60));

@@ -264,11 +264,11 @@ async fn in_place() {
     for number in 0..refreshes {
         let key = key(&format!("u{}", number % 20));
         let grant = store.held(&key).await.grant;
-        let lease = store.storage.grants().claim_refresh(&grant, TAKEOVER).await.expect("storage");
+        let lease = store.grants().claim_refresh(&grant, TAKEOVER).await.expect("storage");
         let lease = lease.expect("a lease");
-        assert!(store.storage.grants().renew_lease(&grant, lease.owner).await.expect("storage"));
+        assert!(store.grants().renew_lease(&grant, lease.owner).await.expect("storage"));
         let tokens = tokens(&number.to_string(), store.now());
-        store.storage.grants().commit_refresh(&grant, &tokens, &disposal()).await.expect("storage");
+        store.grants().commit_refresh(&grant, &tokens, &disposal()).await.expect("storage");
     }
     let wanted = i64::try_from(refreshes).expect("a number");
     // The server publishes its counts now and then.

@@ -30,11 +30,11 @@ pub fn trials<B: Backend>() -> Vec<Trial> {
 const LEAD: Duration = Duration::from_secs(6 * 60);
 
 async fn claimed(store: &Store) -> Vec<Grant> {
-    store.storage.grants().claim_due(&name("acme"), 100).await.expect("storage")
+    store.grants().claim_due(&name("acme"), 100).await.expect("storage")
 }
 
 async fn note_used(store: &Store, grant: &Grant) {
-    store.storage.grants().note_used(&[grant.id]).await.expect("storage");
+    store.grants().note_used(&[grant.id]).await.expect("storage");
 }
 
 async fn due<B: Backend>() {
@@ -49,7 +49,7 @@ async fn due<B: Backend>() {
     // Whoever claimed it has ended.
     store.advance(Duration::from_secs(60));
     assert_eq!(claimed(&store).await.len(), 1);
-    store.storage.grants().look_again(&grant, None).await.expect("storage");
+    store.grants().look_again(&grant, None).await.expect("storage");
     store.advance(TOKEN_LIFETIME);
     assert!(claimed(&store).await.is_empty(), "it was let go");
 }
@@ -64,7 +64,7 @@ async fn shared<B: Backend>() {
     store.advance(TOKEN_LIFETIME);
     let found = at_once(16, |_| {
         let store = store.clone();
-        async move { store.storage.grants().claim_due(&name("acme"), 10).await.expect("storage") }
+        async move { store.grants().claim_due(&name("acme"), 10).await.expect("storage") }
     })
     .await;
     let mut ids: Vec<_> = found.into_iter().flatten().map(|grant| grant.id).collect();
@@ -93,22 +93,22 @@ async fn used<B: Backend>() {
 }
 
 async fn refresh(store: &Store, grant: &Grant) -> Grant {
-    store.storage.grants().claim_refresh(grant, TAKEOVER).await.expect("storage").expect("a lease");
+    store.grants().claim_refresh(grant, TAKEOVER).await.expect("storage").expect("a lease");
     let tokens = tokens("2", store.now());
-    store.storage.grants().commit_refresh(grant, &tokens, &disposal()).await.expect("storage");
+    store.grants().commit_refresh(grant, &tokens, &disposal()).await.expect("storage");
     store.held(&grant.key).await.grant
 }
 
 async fn let_go<B: Backend>() {
     let store = Store::new::<B>().await;
     let grant = store.grant(&key("u1"), "1").await;
-    store.storage.grants().look_again(&grant, None).await.expect("storage");
+    store.grants().look_again(&grant, None).await.expect("storage");
     note_used(&store, &grant).await;
     let found = claimed(&store).await;
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].last_used_at, Some(store.now()));
     // Put off by somebody who had read it before it was used.
-    store.storage.grants().look_again(&grant, None).await.expect("storage");
+    store.grants().look_again(&grant, None).await.expect("storage");
     store.advance(Duration::from_secs(60));
     assert_eq!(claimed(&store).await.len(), 1);
 }
@@ -118,10 +118,10 @@ async fn put_off<B: Backend>() {
     let grant = store.grant(&key("u1"), "1").await;
     let refreshed = refresh(&store, &grant).await;
     let far = Timestamp::from_millis(store.now().millis() * 2);
-    store.storage.grants().look_again(&grant, Some(far)).await.expect("storage");
+    store.grants().look_again(&grant, Some(far)).await.expect("storage");
     store.advance(TOKEN_LIFETIME);
     assert_eq!(claimed(&store).await.len(), 1, "the refresh has set its own time");
-    store.storage.grants().look_again(&refreshed, Some(far)).await.expect("storage");
+    store.grants().look_again(&refreshed, Some(far)).await.expect("storage");
     store.advance(TOKEN_LIFETIME);
     assert!(claimed(&store).await.is_empty());
 }
@@ -129,7 +129,7 @@ async fn put_off<B: Backend>() {
 async fn flagged<B: Backend>() {
     let store = Store::new::<B>().await;
     let grant = store.grant(&key("u1"), "1").await;
-    store.storage.grants().flag(&grant, "invalid_grant").await.expect("storage");
+    store.grants().flag(&grant, "invalid_grant").await.expect("storage");
     note_used(&store, &grant).await;
     store.advance(TOKEN_LIFETIME);
     assert!(claimed(&store).await.is_empty());
@@ -139,9 +139,9 @@ async fn anew<B: Backend>() {
     let store = Store::new::<B>().await;
     let grant = store.grant(&key("u1"), "1").await;
     store.grant(&key_at("helper", "other", "u1", ""), "2").await;
-    store.storage.grants().look_again(&grant, None).await.expect("storage");
+    store.grants().look_again(&grant, None).await.expect("storage");
     let providers = [grant.key.provider.clone()];
-    let look = |after| store.storage.grants().look_at_all(&providers, after, 1);
+    let look = |after| store.grants().look_at_all(&providers, after, 1);
     let first = look(None).await.expect("storage");
     let second = look(first).await.expect("storage");
     assert!(first.is_some() && second.is_some() && first != second);
@@ -155,13 +155,7 @@ async fn open<B: Backend>() {
     for (provider, number) in [("down", 1), ("down", 2), ("acme", 3), ("acme", 4)] {
         let key = key_at("helper", provider, &format!("u{number}"), "");
         let grant = store.grant(&key, &number.to_string()).await;
-        store
-            .storage
-            .grants()
-            .claim_refresh(&grant, TAKEOVER)
-            .await
-            .expect("storage")
-            .expect("a lease");
+        store.grants().claim_refresh(&grant, TAKEOVER).await.expect("storage").expect("a lease");
         grants.push(grant);
         // The oldest is found first.
         store.advance(Duration::from_millis(1));
@@ -179,7 +173,7 @@ async fn open<B: Backend>() {
                 passed_over: &over,
                 limit: 1,
             };
-            let open = store.storage.grants().open_intents(&wanted).await.expect("storage");
+            let open = store.grants().open_intents(&wanted).await.expect("storage");
             open.into_iter().map(|grant| grant.id).collect::<Vec<_>>()
         }
     };

@@ -35,8 +35,7 @@ async fn filled<B: Backend>() -> Store {
 
 /// Reads a user's access token.
 async fn token(store: &Store, number: usize) -> Option<String> {
-    let found =
-        store.storage.grants().find_grant(&key(&format!("u{number}"))).await.expect("storage");
+    let found = store.grants().find_grant(&key(&format!("u{number}"))).await.expect("storage");
     let token = found.and_then(|found| found.access_token);
     token.map(|token| token.value.expose_secret().to_owned())
 }

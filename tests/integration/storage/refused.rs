@@ -28,7 +28,6 @@ async fn never_accepted<B: Backend>() {
     let answer = answer("1");
     let answered = Answered { answer: &answer, identity: &identity, exchanged_at: store.now() };
     let stored = store
-        .storage
         .authorizations()
         .quarantine(&authorization, answered, CODE_HASH, CONFIRMATION_TTL, &disposal())
         .await;
@@ -46,23 +45,17 @@ async fn never_accepted<B: Backend>() {
 async fn kept<B: Backend>() {
     let store = Store::new::<B>().await;
     let grant = store.grant(&key("u1"), "1").await;
-    store
-        .storage
-        .grants()
-        .claim_refresh(&grant, TAKEOVER)
-        .await
-        .expect("storage")
-        .expect("a lease");
+    store.grants().claim_refresh(&grant, TAKEOVER).await.expect("storage").expect("a lease");
     let token = "refresh-2".into();
     let flagged =
-        store.storage.grants().commit_flagged(&grant, &answer("2"), Some(&token), "refused").await;
+        store.grants().commit_flagged(&grant, &answer("2"), Some(&token), "refused").await;
     assert!(flagged.expect("storage"));
     let held = store.held(&key("u1")).await;
     assert_eq!(held.grant.state, GrantState::ReauthorizationRequired);
     assert_eq!(held.grant.last_error.as_deref(), Some("refused"));
     assert!(!held.leased);
     // The provider's newest refresh token is the one that a revocation sends.
-    store.storage.grants().revoke(&key("u1"), &disposal()).await.expect("storage");
+    store.grants().revoke(&key("u1"), &disposal()).await.expect("storage");
     store.advance(Duration::from_secs(15));
     assert_eq!(store.due().await, ["access-1", "refresh-2"]);
     drop(tokens("2", store.now()));
@@ -109,8 +102,7 @@ async fn sweep<B: Backend>() {
     store.advance(RETENTION);
     assert_eq!(swept(store.clone()).await, 100);
     assert_eq!(swept(store.clone()).await, 1);
-    let gone =
-        store.storage.authorizations().find_authorization(None, rows[0]).await.expect("storage");
+    let gone = store.authorizations().find_authorization(None, rows[0]).await.expect("storage");
     assert!(gone.is_none());
     assert_eq!(store.doomed().await, 2 * u64::try_from(UNREADABLE).expect("a number") + 2);
 }

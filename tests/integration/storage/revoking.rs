@@ -28,9 +28,9 @@ async fn whole<B: Backend>() {
     let grant = store.grant(&key("u1"), "1").await;
     for label in ["2", "3"] {
         let tokens = tokens(label, store.now());
-        store.storage.grants().commit_refresh(&grant, &tokens, &disposal()).await.expect("storage");
+        store.grants().commit_refresh(&grant, &tokens, &disposal()).await.expect("storage");
     }
-    let revoked = store.storage.grants().revoke(&key("u1"), &disposal()).await.expect("storage");
+    let revoked = store.grants().revoke(&key("u1"), &disposal()).await.expect("storage");
     assert!(revoked.found && !revoked.intent_open);
     assert_eq!(values(&revoked.revocations), ["access-2", "refresh-2", "refresh-3"]);
     for entry in &revoked.revocations {
@@ -38,11 +38,11 @@ async fn whole<B: Backend>() {
         assert_eq!(values(std::slice::from_ref(entry))[0].starts_with("refresh"), refresh);
         assert_eq!((&entry.key, entry.attempts), (&key("u1"), 1));
     }
-    assert!(store.storage.grants().find_grant(&key("u1")).await.expect("storage").is_none());
+    assert!(store.grants().find_grant(&key("u1")).await.expect("storage").is_none());
     let left = store.tamper("DELETE FROM access_tokens", []).await;
     assert_eq!(left, 0, "its {} went with it", ACCESS_TOKEN.table);
 
-    let again = store.storage.grants().revoke(&key("u1"), &disposal()).await.expect("storage");
+    let again = store.grants().revoke(&key("u1"), &disposal()).await.expect("storage");
     assert!(!again.found && again.revocations.is_empty());
     assert_eq!(store.doomed().await, 3);
     // The caller has claimed them; should it end, they are due again.
@@ -54,13 +54,11 @@ async fn whole<B: Backend>() {
 async fn authorizations<B: Backend>() {
     let store = Store::new::<B>().await;
     let state = async |id| {
-        let seen =
-            store.storage.authorizations().find_authorization(None, id).await.expect("storage");
+        let seen = store.authorizations().find_authorization(None, id).await.expect("storage");
         seen.expect("an authorization").state()
     };
     let authorized = store.awaiting(&key("u1"), "1").await;
     let stored = store
-        .storage
         .authorizations()
         .authorize(&authorized, &tokens("1", store.now()), &identity(), &[])
         .await;
@@ -68,7 +66,7 @@ async fn authorizations<B: Backend>() {
     let pending = store.begin(&key("u1")).await;
     let exchanging = store.exchanging(&key("u1")).await;
     let awaiting = store.awaiting(&key("u1"), "2").await;
-    let revoked = store.storage.grants().revoke(&key("u1"), &disposal()).await.expect("storage");
+    let revoked = store.grants().revoke(&key("u1"), &disposal()).await.expect("storage");
     // The tokens that nobody had confirmed are revoked too.
     let expected = ["access-1", "access-2", "refresh-1", "refresh-2"];
     assert_eq!(values(&revoked.revocations), expected);
@@ -81,16 +79,15 @@ async fn authorizations<B: Backend>() {
     assert!(!store.quarantine(&exchanging, "3").await);
     assert_eq!(store.doomed().await, 6);
     let stored = store
-        .storage
         .authorizations()
         .authorize(&awaiting, &tokens("2", store.now()), &identity(), &[])
         .await;
     assert!(stored.expect("storage").is_none());
-    assert!(store.storage.grants().find_grant(&key("u1")).await.expect("storage").is_none());
+    assert!(store.grants().find_grant(&key("u1")).await.expect("storage").is_none());
 
     // Without a grant, tokens that await their code are found all the same.
     store.awaiting(&key("u2"), "4").await;
-    let revoked = store.storage.grants().revoke(&key("u2"), &disposal()).await.expect("storage");
+    let revoked = store.grants().revoke(&key("u2"), &disposal()).await.expect("storage");
     assert!(revoked.found);
     assert_eq!(values(&revoked.revocations), ["access-4", "refresh-4"]);
 }
@@ -109,16 +106,12 @@ async fn other_keys<B: Backend>() {
         store.grant(other, &format!("other-{index}")).await;
         pending.push(store.begin(other).await.id);
     }
-    store.storage.grants().revoke(&key("u1"), &disposal()).await.expect("storage");
+    store.grants().revoke(&key("u1"), &disposal()).await.expect("storage");
     assert_eq!(store.doomed().await, 2);
     for (index, other) in others.iter().enumerate() {
         assert_eq!(store.served(other).await, format!("access-other-{index}"));
-        let seen = store
-            .storage
-            .authorizations()
-            .find_authorization(None, pending[index])
-            .await
-            .expect("storage");
+        let seen =
+            store.authorizations().find_authorization(None, pending[index]).await.expect("storage");
         assert_eq!(seen.expect("an authorization").state(), State::Pending);
     }
 }
@@ -126,33 +119,17 @@ async fn other_keys<B: Backend>() {
 async fn intent<B: Backend>() {
     let store = Store::new::<B>().await;
     let grant = store.grant(&key("u1"), "1").await;
-    store
-        .storage
-        .grants()
-        .claim_refresh(&grant, TAKEOVER)
-        .await
-        .expect("storage")
-        .expect("a lease");
+    store.grants().claim_refresh(&grant, TAKEOVER).await.expect("storage").expect("a lease");
     // Whoever claimed it may be gone, but not what it may have sent.
     store.advance(LEASE * 10);
-    let revoked = store.storage.grants().revoke(&key("u1"), &disposal()).await.expect("storage");
+    let revoked = store.grants().revoke(&key("u1"), &disposal()).await.expect("storage");
     assert!(revoked.intent_open);
 
     let grant = store.grant(&key("u2"), "2").await;
-    let lease = store
-        .storage
-        .grants()
-        .claim_refresh(&grant, TAKEOVER)
-        .await
-        .expect("storage")
-        .expect("a lease");
-    store
-        .storage
-        .grants()
-        .release(&grant, lease.owner, false, None, "not sent")
-        .await
-        .expect("storage");
-    let revoked = store.storage.grants().revoke(&key("u2"), &disposal()).await.expect("storage");
+    let lease =
+        store.grants().claim_refresh(&grant, TAKEOVER).await.expect("storage").expect("a lease");
+    store.grants().release(&grant, lease.owner, false, None, "not sent").await.expect("storage");
+    let revoked = store.grants().revoke(&key("u2"), &disposal()).await.expect("storage");
     assert!(!revoked.intent_open);
 }
 
@@ -162,10 +139,10 @@ async fn unsupported<B: Backend>() {
     store.awaiting(&key("u1"), "2").await;
     let mut disposal = disposal();
     disposal.revocable = false;
-    let revoked = store.storage.grants().revoke(&key("u1"), &disposal).await.expect("storage");
+    let revoked = store.grants().revoke(&key("u1"), &disposal).await.expect("storage");
     assert!(revoked.found && revoked.revocations.is_empty());
     assert_eq!(store.doomed().await, 0);
-    assert!(store.storage.grants().find_grant(&key("u1")).await.expect("storage").is_none());
+    assert!(store.grants().find_grant(&key("u1")).await.expect("storage").is_none());
 }
 
 async fn once<B: Backend>() {
@@ -173,7 +150,7 @@ async fn once<B: Backend>() {
     store.grant(&key("u1"), "1").await;
     let revoked = at_once(16, |_| {
         let store = store.clone();
-        async move { store.storage.grants().revoke(&key("u1"), &disposal()).await.expect("storage") }
+        async move { store.grants().revoke(&key("u1"), &disposal()).await.expect("storage") }
     })
     .await;
     assert_eq!(revoked.iter().filter(|revoked| revoked.found).count(), 1);

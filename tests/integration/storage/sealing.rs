@@ -30,13 +30,13 @@ pub fn trials<B: Backend>() -> Vec<Trial> {
 }
 
 async fn token(store: &Store, subject: &str) -> Result<String, StorageError> {
-    let held = store.storage.grants().find_grant(&key(subject)).await?.expect("a grant");
+    let held = store.grants().find_grant(&key(subject)).await?.expect("a grant");
     let token = held.access_token.expect("an access token");
     Ok(exposed(Some(&token.value)).unwrap_or_default().to_owned())
 }
 
 async fn claim(store: &Store, grant: &Grant) -> Result<Option<Lease>, StorageError> {
-    store.storage.grants().claim_refresh(grant, TAKEOVER).await
+    store.grants().claim_refresh(grant, TAKEOVER).await
 }
 
 fn is_damaged<T>(result: Result<T, StorageError>, table: &str) -> bool {
@@ -59,7 +59,7 @@ async fn with_fallback(store: &Store, subject: &str) -> Grant {
     let grant = store.grant(&key(subject), subject).await;
     for label in ["new", "lost"] {
         let tokens = tokens(&format!("{label}-{subject}"), store.now());
-        store.storage.grants().commit_refresh(&grant, &tokens, &disposal()).await.expect("storage");
+        store.grants().commit_refresh(&grant, &tokens, &disposal()).await.expect("storage");
     }
     store.held(&key(subject)).await.grant
 }
@@ -110,15 +110,13 @@ async fn every_column<B: Backend>() {
     flip(&store, QUARANTINE, awaiting.id).await;
     let subject = Subject::parse("u3").expect("a subject");
     let counted = store
-        .storage
         .authorizations()
         .count_attempt(&name("helper"), &subject, None, &[name("acme")])
         .await;
     assert!(is_damaged(counted, "authorizations"));
 
     store.grant(&key("u4"), "4").await;
-    let outbox =
-        store.storage.grants().revoke(&key("u4"), &disposal()).await.expect("storage").revocations;
+    let outbox = store.grants().revoke(&key("u4"), &disposal()).await.expect("storage").revocations;
     for entry in &outbox {
         flip(&store, DOOMED, entry.id).await;
     }
@@ -177,7 +175,6 @@ async fn columns<B: Backend>() {
     store.set_column(QUARANTINE, thief.id, sealed).await;
     let subject = Subject::parse("u4").expect("a subject");
     let counted = store
-        .storage
         .authorizations()
         .count_attempt(&name("helper"), &subject, None, &[name("acme")])
         .await;
@@ -196,7 +193,7 @@ async fn given_away<B: Backend>() {
             "namespace" => thief.namespace = name(to),
             _ => thief = super::backend::key_at("helper", "acme", "u1", to),
         }
-        let found = store.storage.grants().find_grant(&thief).await;
+        let found = store.grants().find_grant(&thief).await;
         assert!(is_damaged(found, "access_tokens"), "{column}");
     }
 }
@@ -206,12 +203,12 @@ async fn way_out<B: Backend>() {
     let grant = store.grant(&key("u1"), "1").await;
     flip(&store, ACCESS_TOKEN, grant.id).await;
     flip(&store, REFRESH_TOKEN, grant.id).await;
-    let revoked = store.storage.grants().revoke(&key("u1"), &disposal()).await.expect("storage");
+    let revoked = store.grants().revoke(&key("u1"), &disposal()).await.expect("storage");
     // A user can always be forgotten, even if nothing can be told to the provider now. What cannot be
     // opened is kept until its time is up.
     assert!(revoked.found && revoked.unopened && revoked.revocations.is_empty());
     assert_eq!(store.doomed().await, 2);
-    assert!(store.storage.grants().find_grant(&key("u1")).await.expect("storage").is_none());
+    assert!(store.grants().find_grant(&key("u1")).await.expect("storage").is_none());
 
     let grant = store.grant(&key("u2"), "2").await;
     flip(&store, ACCESS_TOKEN, grant.id).await;
@@ -249,12 +246,7 @@ async fn unknown_key_intent<B: Backend>() {
     let lease = claim(&store, &grant).await.expect("storage").expect("a lease");
     store.advance(Duration::from_secs(1));
     // It may have been sent: Revoke has to know, and whoever flags the grant too.
-    store
-        .storage
-        .grants()
-        .release(&grant, lease.owner, true, None, "status 502")
-        .await
-        .expect("storage");
+    store.grants().release(&grant, lease.owner, true, None, "status 502").await.expect("storage");
     let other = store.beside(keyring(&[("other", 8)])).await;
     assert!(misses_key(claim(&other, &grant).await, "grants", "test"));
     let lease = claim(&store, &grant).await.expect("storage").expect("a lease");
@@ -271,7 +263,7 @@ async fn unknown_key_revocation<B: Backend>() {
     let revoked = other.storage.grants().revoke(&key("u1"), &disposal()).await.expect("storage");
     // The user's wish holds at once; the tokens wait, sealed, for a replica that has the key.
     assert!(revoked.found && revoked.unopened && revoked.revocations.is_empty());
-    assert!(store.storage.grants().find_grant(&key("u1")).await.expect("storage").is_none());
+    assert!(store.grants().find_grant(&key("u1")).await.expect("storage").is_none());
     assert!(store.begin_exchange(pending.id).await.is_none());
     assert_eq!(store.doomed().await, 2);
     assert!(other.due().await.is_empty(), "it cannot open them");
@@ -286,7 +278,7 @@ async fn rotation<B: Backend>() {
     let grant = with_fallback(&store, "u1").await;
     let awaiting = store.awaiting(&key("u2"), "2").await;
     store.grant(&key("u3"), "3").await;
-    store.storage.grants().revoke(&key("u3"), &disposal()).await.expect("storage");
+    store.grants().revoke(&key("u3"), &disposal()).await.expect("storage");
 
     let rotated = store.beside(keyring(&[("new", 9), ("test", 7)])).await;
     assert_eq!(token(&rotated, "u1").await.expect("a token"), "access-new-u1");

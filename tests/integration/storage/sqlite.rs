@@ -46,17 +46,17 @@ async fn clear() {
     let grant = store.grant(&key("u1"), "canary-0").await;
     for label in ["canary-1", "canary-2"] {
         let tokens = tokens(label, store.now());
-        store.storage.grants().commit_refresh(&grant, &tokens, &disposal()).await.expect("storage");
+        store.grants().commit_refresh(&grant, &tokens, &disposal()).await.expect("storage");
     }
     let held = store.held(&key("u1")).await.grant;
     let (answer, token) = (answer("canary-3"), "refresh-canary-4".into());
     let (wait, disposal) = (Duration::from_secs(1), disposal());
     let committed =
-        store.storage.grants().commit_partial(&held, &answer, Some(&token), wait, "odd", &disposal);
+        store.grants().commit_partial(&held, &answer, Some(&token), wait, "odd", &disposal);
     committed.await.expect("storage");
     store.awaiting(&key("u2"), "canary-5").await;
     store.grant(&key("u3"), "canary-6").await;
-    store.storage.grants().revoke(&key("u3"), &disposal).await.expect("storage");
+    store.grants().revoke(&key("u3"), &disposal).await.expect("storage");
     assert_eq!(store.doomed().await, 2);
 
     let look = || {
@@ -76,7 +76,7 @@ async fn residue() {
     let grant = store.grant(&key("u1"), "1").await;
     let sealed = store.column(super::backend::REFRESH_TOKEN, grant.id).await;
     let there = |bytes: &[u8]| bytes.windows(sealed.len()).any(|window| window == sealed);
-    store.storage.grants().revoke(&key("u1"), &disposal()).await.expect("storage");
+    store.grants().revoke(&key("u1"), &disposal()).await.expect("storage");
     // The log is folded into the file when the last connection closes.
     store.storage.close().await.expect("closed");
     let file = std::fs::read(folder.path().join("token-broker.db")).expect("the database");

@@ -30,20 +30,13 @@ pub fn trials<B: Backend>() -> Vec<Trial> {
 }
 
 async fn sweep(store: &Store, limit: u64) -> usize {
-    store
-        .storage
-        .authorizations()
-        .sweep_authorizations(limit, |_| disposal())
-        .await
-        .expect("storage")
-        .rows
+    store.authorizations().sweep_authorizations(limit, |_| disposal()).await.expect("storage").rows
 }
 
 async fn overdue<B: Backend>() {
     let store = Store::new::<B>().await;
     let stored = async |id| {
-        let seen =
-            store.storage.authorizations().find_authorization(None, id).await.expect("storage");
+        let seen = store.authorizations().find_authorization(None, id).await.expect("storage");
         seen.expect("an authorization").authorization.state
     };
     let pending = store.begin(&key("u1")).await.id;
@@ -53,7 +46,6 @@ async fn overdue<B: Backend>() {
     for _ in 0..MAX_CONFIRMATION_ATTEMPTS {
         let subject = Subject::parse("u4").expect("a subject");
         let counted = store
-            .storage
             .authorizations()
             .count_attempt(&name("helper"), &subject, None, &[name("acme")])
             .await;
@@ -81,23 +73,13 @@ async fn overdue<B: Backend>() {
 async fn held<B: Backend>() {
     let store = Store::new::<B>().await;
     let hold = async |authorization: &_, label| {
-        store
-            .storage
-            .authorizations()
-            .hold_answer(authorization, &answer(label))
-            .await
-            .expect("storage")
+        store.authorizations().hold_answer(authorization, &answer(label)).await.expect("storage")
     };
     let lost = store.exchanging(&key("u1")).await;
     assert!(hold(&lost, "lost").await);
     let cancelled = store.exchanging(&key("u2")).await;
     assert!(hold(&cancelled, "cancelled").await);
-    store
-        .storage
-        .authorizations()
-        .cancel_authorization(&cancelled, &disposal())
-        .await
-        .expect("storage");
+    store.authorizations().cancel_authorization(&cancelled, &disposal()).await.expect("storage");
     assert_eq!(store.due().await, ["access-cancelled", "refresh-cancelled"]);
     // One that was cancelled before has no place for it.
     assert!(!hold(&cancelled, "late").await);
@@ -112,7 +94,7 @@ async fn held<B: Backend>() {
     assert!(due.contains(&"access-lost".to_owned()), "{due:?}");
     assert!(due.contains(&"refresh-lost".to_owned()), "{due:?}");
     let tokens = tokens("done", store.now());
-    let stored = store.storage.authorizations().authorize(&done, &tokens, &identity(), &[]).await;
+    let stored = store.authorizations().authorize(&done, &tokens, &identity(), &[]).await;
     assert_eq!(stored.expect("storage").expect("a grant").identity, identity());
 }
 
@@ -124,12 +106,8 @@ async fn late_answer<B: Backend>() {
     assert!(!store.quarantine(&authorization, "late").await);
     // Nobody else knows of these tokens.
     assert_eq!(store.due().await, ["access-late", "refresh-late"]);
-    let seen = store
-        .storage
-        .authorizations()
-        .find_authorization(None, authorization.id)
-        .await
-        .expect("storage");
+    let seen =
+        store.authorizations().find_authorization(None, authorization.id).await.expect("storage");
     let state = seen.expect("an authorization").authorization.state;
     assert_eq!(state, State::Failed(Failure::exchange_interrupted()));
 }
@@ -138,28 +116,18 @@ async fn forgotten<B: Backend>() {
     let store = Store::new::<B>().await;
     let id = store.begin(&key("u1")).await.id;
     let grant = store.grant(&key("u2"), "2").await;
-    let arrival = store.storage.authorizations().use_attempt(id, b"salt").await.expect("storage");
+    let arrival = store.authorizations().use_attempt(id, b"salt").await.expect("storage");
     assert_eq!(arrival, Arrival::First);
     let denied = State::Denied(Failure::new("access_denied", "The user refused."));
-    assert!(
-        store.storage.authorizations().refuse_authorization(id, &denied).await.expect("storage")
-    );
+    assert!(store.authorizations().refuse_authorization(id, &denied).await.expect("storage"));
     store.advance(RETENTION - Duration::from_millis(1));
     assert_eq!(sweep(&store, 100).await, 0);
-    let seen = store.storage.authorizations().find_authorization(None, id).await.expect("storage");
+    let seen = store.authorizations().find_authorization(None, id).await.expect("storage");
     assert_eq!(seen.expect("an authorization").state(), denied);
 
     store.advance(Duration::from_millis(1));
     assert_eq!(sweep(&store, 100).await, 2);
-    assert!(
-        store
-            .storage
-            .authorizations()
-            .find_authorization(None, id)
-            .await
-            .expect("storage")
-            .is_none()
-    );
+    assert!(store.authorizations().find_authorization(None, id).await.expect("storage").is_none());
     assert_eq!(store.tamper("DELETE FROM authorization_attempts", []).await, 0);
     // The grant that an authorization left is none of the sweep's business.
     assert_eq!(store.held(&key("u2")).await.grant.version, grant.version);
@@ -199,14 +167,14 @@ async fn far_reaching<B: Backend>() {
     store.grant(&key("victim"), "1").await;
     store.awaiting(&key("attacker"), "2").await;
     store.advance(CONFIRMATION_TTL);
-    store.storage.authorizations().sweep_authorizations(100, |_| far).await.expect("storage");
+    store.authorizations().sweep_authorizations(100, |_| far).await.expect("storage");
     assert_eq!(store.doomed().await, 0);
     // What a user asks for is done, and without a grant there is nobody to hurt.
-    store.storage.grants().revoke(&key("victim"), &far).await.expect("storage");
+    store.grants().revoke(&key("victim"), &far).await.expect("storage");
     assert_eq!(store.doomed().await, 2);
     store.awaiting(&key("attacker"), "3").await;
     store.advance(CONFIRMATION_TTL);
-    store.storage.authorizations().sweep_authorizations(100, |_| far).await.expect("storage");
+    store.authorizations().sweep_authorizations(100, |_| far).await.expect("storage");
     assert_eq!(store.doomed().await, 4);
 }
 
@@ -221,12 +189,10 @@ async fn damaged<B: Backend>() {
     store.advance(CONFIRMATION_TTL);
     assert_eq!(sweep(&store, 100).await, 2);
     for id in [broken, whole] {
-        let seen =
-            store.storage.authorizations().find_authorization(None, id).await.expect("storage");
+        let seen = store.authorizations().find_authorization(None, id).await.expect("storage");
         assert_eq!(seen.expect("an authorization").authorization.state, State::Expired);
     }
-    let entries =
-        store.storage.revocations().claim_revocations(&name("acme"), 100).await.expect("storage");
+    let entries = store.revocations().claim_revocations(&name("acme"), 100).await.expect("storage");
     assert_eq!(super::backend::values(&entries), ["access-2", "refresh-2"]);
 
     // One unreadable entry of the outbox does not keep the other from its turn.
@@ -234,7 +200,6 @@ async fn damaged<B: Backend>() {
     sealed.truncate(8);
     store.set_column(DOOMED, entries[0].id, sealed).await;
     store.advance(Duration::from_secs(15));
-    let left =
-        store.storage.revocations().claim_revocations(&name("acme"), 100).await.expect("storage");
+    let left = store.revocations().claim_revocations(&name("acme"), 100).await.expect("storage");
     assert_eq!(left.iter().map(|entry| entry.id).collect::<Vec<_>>(), [entries[1].id]);
 }
